@@ -1,0 +1,3 @@
+//! Caddis: real-time fraud detection for payment streams. See ARCHITECTURE.md.
+
+pub mod transaction;
