@@ -1,3 +1,4 @@
 //! Caddis: real-time fraud detection for payment streams. See ARCHITECTURE.md.
 
+pub mod mistake;
 pub mod transaction;
