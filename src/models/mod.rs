@@ -2,6 +2,7 @@
 //! `train`; kept on disk by `registry`, the only part that touches files.
 
 pub mod compiled;
+pub mod metrics;
 pub mod reasons;
 pub mod scorer;
 pub mod synthetic;
