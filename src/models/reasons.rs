@@ -44,6 +44,20 @@ impl Reasons {
         ranked
     }
 
+    /// Mean absolute contribution of each slot over some rows; zeros for none.
+    #[must_use]
+    pub fn importance<'a>(&self, rows: impl Iterator<Item = &'a [f64]>) -> Vec<f64> {
+        let (mut sums, mut count) = (vec![0.0; self.model.width as usize], 0.0_f64);
+        for row in rows {
+            for (sum, part) in sums.iter_mut().zip(self.explain(row).contributions) {
+                *sum += part.abs();
+            }
+            count += 1.0;
+        }
+        sums.iter_mut().for_each(|sum| *sum /= count.max(1.0));
+        sums
+    }
+
     #[must_use]
     pub fn explain(&self, row: &[f64]) -> Explanation {
         let mut contributions = vec![0.0; self.model.width as usize];

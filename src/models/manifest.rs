@@ -1,0 +1,132 @@
+//! What is known about a model besides its compiled form. No time of making is in it, so that the
+//! same data and command give the same bytes.
+
+use super::metrics::Metrics;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// `logistic` or `forest`.
+    pub kind: String,
+    /// Fingerprint of the feature set that rows must come from.
+    pub feature_set: String,
+    pub feature_names: Vec<String>,
+    /// Fingerprint of the rows and labels it was trained on.
+    pub training_data: String,
+    pub training_rows: usize,
+    pub training_frauds: usize,
+    /// Version of the code that trained it.
+    pub code_version: String,
+    /// The command that makes it again.
+    pub command: String,
+    /// The trainer's parameters as given.
+    pub parameters: BTreeMap<String, String>,
+    pub seed: u64,
+    pub thresholds: Thresholds,
+    /// Alerts a day that the review threshold was solved for.
+    pub alert_budget: Option<f64>,
+    /// On the later slice of time that was kept from training.
+    pub metrics: Metrics,
+    /// Further figures by name, such as `card_precision_at_100`.
+    pub further: BTreeMap<String, f64>,
+    /// Mean absolute contribution of each feature, in the order of `feature_names`.
+    #[serde(deserialize_with = "all_exact")]
+    pub importance: Vec<f64>,
+    /// Each feature's distribution in training, in the order of `feature_names`: what drift is measured from.
+    pub feature_histograms: Vec<Histogram>,
+    pub score_histogram: Histogram,
+    /// The version it was meant to replace.
+    pub parent: Option<String>,
+}
+
+/// A score at or above `block` is blocked, at or above `review` reviewed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Thresholds {
+    #[serde(deserialize_with = "exact")]
+    pub review: f64,
+    #[serde(deserialize_with = "exact")]
+    pub block: f64,
+}
+
+/// `serde_json` reads long decimals to within one unit in the last place; a threshold equal to a
+/// score must come back as it was, so its digits are read by the standard library.
+fn exact<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let raw = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
+    let value: f64 =
+        raw.get().parse().map_err(|_| serde::de::Error::custom(format!("{} is not a number", raw.get())))?;
+    if value.is_finite() { Ok(value) } else { Err(serde::de::Error::custom(format!("{} is too large", raw.get()))) }
+}
+
+/// The same for a list: a value equal to an edge must stay in its bin.
+fn all_exact<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+    #[derive(Deserialize)]
+    struct Exact(#[serde(deserialize_with = "exact")] f64);
+    Ok(Vec::<Exact>::deserialize(deserializer)?.into_iter().map(|value| value.0).collect())
+}
+
+/// Counts between edges: below the first, from each edge up to the next, from the last up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct Histogram {
+    /// Strictly increasing.
+    #[serde(deserialize_with = "all_exact")]
+    pub edges: Vec<f64>,
+    /// One more than edges.
+    pub counts: Vec<u64>,
+    /// Values that were not finite.
+    pub missing: u64,
+}
+
+impl Histogram {
+    /// Edges at the values' own quantiles, `bins` at most; equal quantiles fall together.
+    #[must_use]
+    pub fn of(values: impl Iterator<Item = f64>, bins: usize) -> Self {
+        let all: Vec<f64> = values.collect();
+        let mut sorted: Vec<f64> = all.iter().copied().filter(|value| value.is_finite()).collect();
+        sorted.sort_by(f64::total_cmp);
+        let mut edges: Vec<f64> =
+            (1..bins).filter_map(|bin| sorted.get(bin * sorted.len() / bins.max(1)).copied()).collect();
+        edges.dedup();
+        // An edge at the least value would leave the first bin empty for ever.
+        edges.retain(|edge| sorted.first().is_some_and(|least| edge > least));
+        let mut histogram = Self { counts: vec![0; edges.len() + 1], edges, missing: 0 };
+        all.into_iter().for_each(|value| histogram.add(value));
+        histogram
+    }
+
+    pub fn add(&mut self, value: f64) {
+        let bin = self.edges.partition_point(|edge| *edge <= value);
+        match self.counts.get_mut(bin).filter(|_| value.is_finite()) {
+            Some(count) => *count += 1,
+            None => self.missing += 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Histogram, Thresholds};
+
+    #[test]
+    fn a_histogram_has_even_bins_over_its_own_values() {
+        let values = (0..100).map(f64::from).chain([f64::NAN]);
+        let histogram = Histogram::of(values, 10);
+        assert_eq!((histogram.counts, histogram.missing), (vec![10; 10], 1));
+        let mostly_zero = Histogram::of([0.0; 90].into_iter().chain((0..10).map(f64::from)), 10);
+        assert_eq!(mostly_zero.counts.iter().sum::<u64>(), 100);
+        assert_eq!(Histogram::of([3.0; 5].into_iter(), 10).counts, [5]);
+        assert_eq!(Histogram::of(std::iter::empty(), 10).counts, [0]);
+    }
+
+    #[test]
+    fn thresholds_come_back_to_the_last_digit() {
+        for (at, value) in crate::models::synthetic::rows(1, 2_000, 1).into_iter().enumerate() {
+            let value = value / 3.0 / (at as f64 + 1.0);
+            let thresholds = Thresholds { review: value, block: value.next_up() };
+            let text = serde_json::to_string(&thresholds).unwrap();
+            assert_eq!(serde_json::from_str::<Thresholds>(&text).unwrap(), thresholds);
+        }
+    }
+}
