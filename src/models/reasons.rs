@@ -5,7 +5,7 @@
 //! far more than a score: for alerts only.
 #![expect(clippy::indexing_slicing, reason = "a numeric kernel over structures that Compiled::validate has checked")]
 
-use super::compiled::{Compiled, Form, Node, Tree, Unreadable};
+use super::compiled::{Compiled, Form, MAX_DEPTH, Node, Tree, Unreadable};
 
 #[derive(Debug, Clone)]
 pub struct Reasons {
@@ -152,9 +152,14 @@ impl Walk<'_> {
             extend(&mut path, Step { zero, one, ..step });
             let node = &tree.nodes[at as usize];
             if node.is_leaf() {
+                // What a feature that this row fails takes away is the same for all such features:
+                // its share cancels out of the unwound weights.
+                let last = path.len() - 1;
+                let failed: f64 = (0..last).map(|j| path[j].weight * INVERSE[last - j]).sum::<f64>() * real(last + 1);
                 for index in 1..path.len() {
                     let Step { slot, zero, one, .. } = path[index];
-                    self.contributions[slot as usize] += unwound(&path, index) * (one - zero) * node.value;
+                    let part = if one > 0.0 { unwound(&path, zero) * (1.0 - zero) } else { -failed };
+                    self.contributions[slot as usize] += part * node.value;
                 }
                 self.paths[depth] = path;
             } else {
@@ -176,16 +181,18 @@ impl Walk<'_> {
     }
 }
 
+#[expect(clippy::cast_precision_loss, reason = "a path's length")]
 fn real(index: usize) -> f64 {
-    u32::try_from(index).map_or(f64::NAN, f64::from)
+    index as f64
 }
 
 fn extend(path: &mut Vec<Step>, step: Step) {
     let length = path.len();
     path.push(Step { weight: if length == 0 { 1.0 } else { 0.0 }, ..step });
     for i in (0..length).rev() {
-        path[i + 1].weight += step.one * path[i].weight * real(i + 1) / real(length + 1);
-        path[i].weight = step.zero * path[i].weight * real(length - i) / real(length + 1);
+        let part = path[i].weight * INVERSE[length + 1];
+        path[i + 1].weight += step.one * part * real(i + 1);
+        path[i].weight = step.zero * part * real(length - i);
     }
 }
 
@@ -209,23 +216,31 @@ fn unwind(path: &mut Vec<Step>, index: usize) {
     path.pop();
 }
 
-/// The sum of the weights that `unwind` would leave.
-fn unwound(path: &[Step], index: usize) -> f64 {
+/// The sum of the weights that `unwind` would leave, for a feature that this row passes.
+fn unwound(path: &[Step], zero: f64) -> f64 {
     let last = path.len() - 1;
-    let Step { zero, one, .. } = path[index];
+    let (size, part) = (real(last + 1), zero * INVERSE[last + 1]);
     let mut next = path[last].weight;
     let mut total = 0.0;
     for j in (0..last).rev() {
-        if one == 0.0 {
-            total += path[j].weight * real(last + 1) / (zero * real(last - j));
-        } else {
-            let weight = next * real(last + 1) / (real(j + 1) * one);
-            total += weight;
-            next = path[j].weight - weight * zero * real(last - j) / real(last + 1);
-        }
+        let weight = next * size * INVERSE[j + 1];
+        total += weight;
+        next = path[j].weight - weight * part * real(last - j);
     }
     total
 }
+
+/// 1/n; a path has a step for each split at most, and the root's.
+const INVERSE: [f64; MAX_DEPTH + 3] = {
+    let mut table = [0.0; MAX_DEPTH + 3];
+    let (mut index, mut number) = (1, 1.0);
+    while index < table.len() {
+        table[index] = 1.0 / number;
+        number += 1.0;
+        index += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {

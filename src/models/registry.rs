@@ -264,7 +264,7 @@ mod tests {
         let version = registry.add("baseline", &compiled, &manifest, &card).unwrap();
         assert_eq!(registry.add("baseline", &compiled, &manifest, &card).unwrap(), version, "the same again");
         registry.promote("baseline", &version).unwrap();
-        assert_eq!(registry.list("baseline").unwrap(), [version.clone()]);
+        assert_eq!(registry.list("baseline").unwrap(), std::slice::from_ref(&version));
         assert!(registry.list("other").unwrap().is_empty());
 
         let model = registry.load("baseline", Wanted::Current, "set").unwrap();

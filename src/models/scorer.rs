@@ -2,17 +2,18 @@
 //! allocation once its scratch has grown, no dependence on where a block begins: a row's score is
 //! the same alone as among others.
 //!
-//! Trees up to [`COMPLETE`] splits deep are laid out as complete binary trees of thresholds, features and
-//! leaves; a group of rows descends one tree together, so that the loads of one row hide the
-//! latency of another's, with no branch taken on data. Values are compared as `f64`, exactly as the trainer
-//! does: binning each value to a small integer first costs a search of its distinct thresholds (a
-//! few hundred a feature), more than it saves. Deeper trees are walked node by node.
+//! Trees up to [`COMPLETE`] splits deep are laid out as complete binary trees of thresholds, slots
+//! and leaves; a group of rows descends one tree together, so that the loads of one row hide the
+//! latency of another's, with no branch taken on data. Values are compared as integers in the order of
+//! `f64` ([`key`]), which decides exactly as the trainer's comparison does. Binning each value to a
+//! small integer would cost a search of its distinct thresholds (a few hundred a feature), more
+//! than it saves. Deeper trees are walked node by node.
 #![expect(
     clippy::indexing_slicing,
     reason = "a numeric kernel: every index is masked to a power of two or bounded by Compiled::validate"
 )]
 
-use super::compiled::{Calibration, Compiled, Form, Tree, logistic};
+use super::compiled::{Calibration, Compiled, Form, Node, Tree, logistic};
 
 /// Features a row at most.
 pub const MAX_WIDTH: usize = 1024;
@@ -49,7 +50,7 @@ struct Dense {
 #[derive(Debug, Clone, Default)]
 struct Forest {
     trees: Vec<Placed>,
-    thresholds: Vec<f64>,
+    thresholds: Vec<u64>,
     slots: Vec<u16>,
     leaves: Vec<f64>,
 }
@@ -61,13 +62,32 @@ enum Placed {
         start: usize,
         depth: usize,
     },
-    Deep(Tree),
+    Deep(Vec<Deep>),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Deep {
+    threshold: u64,
+    slot: u16,
+    left: u32,
+    right: u32,
+    value: f64,
+}
+
+/// An integer for each finite number, in the same order; both zeros are the same number.
+#[inline]
+const fn key(value: f64) -> u64 {
+    const SIGN: u64 = 1 << 63;
+    // Adding zero turns -0 into 0.
+    let bits = (value + 0.0).to_bits();
+    // All ones for a negative number, whose magnitude counts downwards.
+    bits ^ ((bits >> 63).wrapping_neg() | SIGN)
 }
 
 /// Reused between blocks; one a thread.
 #[derive(Debug, Clone, Default)]
 pub struct Scratch {
-    gathered: Vec<f64>,
+    gathered: Vec<u64>,
 }
 
 impl Scorer {
@@ -128,13 +148,13 @@ impl Scorer {
     }
 
     fn forest<const W: usize>(&self, forest: &Forest, rows: &[f64], out: &mut [f64], scratch: &mut Scratch) {
-        scratch.gathered.resize(GATHERED * W, 0.0);
+        scratch.gathered.resize(GATHERED * W, 0);
         let (gathered, _) = scratch.gathered.as_chunks_mut::<W>();
         let count = forest.count();
         for (rows, out) in rows.chunks(GATHERED * self.width).zip(out.chunks_mut(GATHERED)) {
             for (row, padded) in rows.chunks_exact(self.width).zip(gathered.iter_mut()) {
                 for ((value, imputed), place) in row.iter().zip(&self.imputed).zip(padded) {
-                    *place = if value.is_finite() { *value } else { *imputed };
+                    *place = key(if value.is_finite() { *value } else { *imputed });
                 }
             }
             out.fill(0.0);
@@ -171,11 +191,18 @@ impl Forest {
         for tree in trees {
             let depth = tree.depth();
             if depth > COMPLETE {
-                forest.trees.push(Placed::Deep(tree.clone()));
+                let deep = |node: &Node| Deep {
+                    threshold: key(node.threshold),
+                    slot: u16::try_from(node.slot).unwrap_or_default(),
+                    left: node.left,
+                    right: node.right,
+                    value: node.value,
+                };
+                forest.trees.push(Placed::Deep(tree.nodes.iter().map(deep).collect()));
                 continue;
             }
             let (start, size) = (forest.leaves.len(), 1 << depth);
-            forest.thresholds.resize(start + size, f64::INFINITY);
+            forest.thresholds.resize(start + size, u64::MAX);
             forest.slots.resize(start + size, 0);
             forest.leaves.resize(start + size, 0.0);
             forest.fill(tree, 0, 1, start, size);
@@ -195,7 +222,7 @@ impl Forest {
         let (left, right) = if found.is_leaf() {
             (node, node)
         } else {
-            self.thresholds[start + at] = found.threshold;
+            self.thresholds[start + at] = key(found.threshold);
             self.slots[start + at] = u16::try_from(found.slot).unwrap_or_default();
             (found.left as usize, found.right as usize)
         };
@@ -207,11 +234,16 @@ impl Forest {
         u32::try_from(self.trees.len()).map_or(f64::NAN, f64::from)
     }
 
-    fn add<const W: usize>(&self, tree: &Placed, rows: &[[f64; W]], out: &mut [f64]) {
+    fn add<const W: usize>(&self, tree: &Placed, rows: &[[u64; W]], out: &mut [f64]) {
         match tree {
             Placed::Deep(tree) => {
                 for (row, score) in rows.iter().zip(out) {
-                    *score += tree.predict(row);
+                    let mut node = tree[0];
+                    while node.left != 0 {
+                        let right = row[usize::from(node.slot) & (W - 1)] > node.threshold;
+                        node = tree[if right { node.right } else { node.left } as usize];
+                    }
+                    *score += node.value;
                 }
             }
             Placed::Complete { start, depth } => match depth {
@@ -232,7 +264,7 @@ impl Forest {
 
     /// `N` is 2 to the tree's depth: arrays of known size and masked indices need no bound checks.
     #[inline]
-    fn descend<const W: usize, const N: usize>(&self, start: usize, rows: &[[f64; W]], out: &mut [f64]) {
+    fn descend<const W: usize, const N: usize>(&self, start: usize, rows: &[[u64; W]], out: &mut [f64]) {
         let (Some(thresholds), Some(slots), Some(leaves)) = (
             self.thresholds[start..].first_chunk::<N>(),
             self.slots[start..].first_chunk::<N>(),
@@ -240,7 +272,7 @@ impl Forest {
         ) else {
             return;
         };
-        let step = |place: usize, row: &[f64; W]| {
+        let step = |place: usize, row: &[u64; W]| {
             let place = place & (N - 1);
             let slot = usize::from(slots[place]) & (W - 1);
             2 * place + usize::from(row[slot] > thresholds[place])
@@ -292,6 +324,7 @@ mod tests {
                 let value = [node.threshold, node.threshold.next_up(), node.threshold.next_down()][at % 3];
                 rows[(at / 3) * width as usize + node.slot as usize] = value;
             }
+            rows[1] = -0.0;
             rows[0] = f64::NAN;
             rows[width as usize] = f64::INFINITY;
             let scorer = Scorer::new(&model).unwrap();
@@ -302,6 +335,14 @@ mod tests {
                 assert_eq!(*score, scorer.score_one(row, &mut scratch), "alone or among others");
             }
         }
+    }
+
+    #[test]
+    fn keys_are_in_the_order_of_numbers() {
+        let numbers =
+            [f64::MIN, -2.5, -1.0, -f64::MIN_POSITIVE, -5e-324, 0.0, 5e-324, 1.0, 1.0_f64.next_up(), f64::MAX];
+        assert!(numbers.is_sorted_by(|a, b| super::key(*a) < super::key(*b)));
+        assert_eq!(super::key(-0.0), super::key(0.0));
     }
 
     #[test]

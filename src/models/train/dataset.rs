@@ -188,7 +188,7 @@ pub(super) mod tests {
             fingerprint: "set".into(),
             rows: values,
             labels,
-            event_times: (0..rows as i64).map(|at| at * 60_000).collect(),
+            event_times: (0..).step_by(60_000).take(rows).collect(),
             cards: (0..rows as u64).map(|at| at % 97).collect(),
         }
     }

@@ -76,6 +76,7 @@ pub fn train_forest(data: &Dataset, parameters: &ForestParameters) -> Result<Com
     Ok(model)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err takes")]
 fn failed(why: impl ToString) -> TrainError {
     TrainError::Trainer { trainer: "forest", why: why.to_string() }
 }

@@ -78,6 +78,7 @@ pub fn train_logistic(data: &Dataset, parameters: &LogisticParameters) -> Result
     Ok(model)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err takes")]
 fn failed(why: impl ToString) -> TrainError {
     TrainError::Trainer { trainer: "logistic", why: why.to_string() }
 }
