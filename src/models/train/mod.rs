@@ -2,10 +2,12 @@
 //! same bytes.
 
 mod dataset;
+mod evaluate;
 mod forest;
 mod logistic;
 
 pub use dataset::{Dataset, Parts, Split};
+pub use evaluate::{About, evaluate};
 pub use forest::{ForestParameters, train_forest};
 pub use logistic::{LogisticParameters, train_logistic};
 
