@@ -221,6 +221,16 @@ impl<'a> TransactionRef<'a> {
         self.batch.span(*span)
     }
 
+    /// The text fields the transaction has, with their names.
+    pub fn texts(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let this = *self;
+        let names = this.batch.schema.texts().iter().enumerate();
+        names.filter_map(move |(at, name)| {
+            let field = TextField(u16::try_from(at).ok()?);
+            Some((name.as_str(), this.text(field)?))
+        })
+    }
+
     /// The field's number, NaN where the transaction has none.
     #[must_use]
     pub fn number(&self, field: NumberField) -> f64 {

@@ -71,6 +71,18 @@ pub enum AmountError {
     TooLarge,
 }
 
+/// An amount of minor units in major units: `1234` with exponent 2 is `12.34`.
+#[must_use]
+pub fn format_major(minor: i64, exponent: u8) -> String {
+    let scale = 10_u64.pow(u32::from(exponent.min(18)));
+    let (whole, part) = (minor.unsigned_abs() / scale, minor.unsigned_abs() % scale);
+    let sign = if minor < 0 { "-" } else { "" };
+    if exponent == 0 {
+        return format!("{sign}{whole}");
+    }
+    format!("{sign}{whole}.{part:0width$}", width = usize::from(exponent))
+}
+
 /// Reads a decimal number of major units (`12.34`, `-5`, `1e3`) into minor units, exactly:
 /// a digit that `exponent` has no place for is an error unless it is zero.
 ///

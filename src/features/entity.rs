@@ -1,0 +1,351 @@
+//! What is kept of one entity: its events in the order of their times, as rows of words.
+//!
+//! Small entities have nothing else: everything is worked out in one pass over the few events that are in
+//! reach. From [`LARGE`] events on, running state is kept beside them ([`Large`]).
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a numeric kernel: every index is below the number of events it was made from"
+)]
+
+use super::large::Large;
+use super::set::{EntitySpec, Window};
+use crate::transaction::EventTime;
+
+/// From this many events on an entity keeps running state.
+pub(super) const LARGE: usize = 40;
+
+/// Stands for a transaction without a place.
+pub(super) const NO_PLACE: u64 = u64::MAX;
+
+/// Where the parts of an event are in its words: the first holds time and flags.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layout {
+    pub stride: usize,
+    amount: Option<usize>,
+    columns: usize,
+    column_count: usize,
+    id: Option<usize>,
+    place: Option<usize>,
+}
+
+impl Layout {
+    pub fn new(spec: &EntitySpec) -> Self {
+        let mut next = 1;
+        let mut part = |wanted: bool| {
+            let at = next;
+            next += usize::from(wanted);
+            wanted.then_some(at)
+        };
+        let (amount, id, place) = (part(spec.keeps_amount), part(spec.keeps_id), part(spec.keeps_place));
+        let column_count = spec.columns.len();
+        Self { stride: next + column_count, amount, columns: next, column_count, id, place }
+    }
+}
+
+/// A transaction as one entity sees it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Event {
+    pub time: EventTime,
+    pub amount: i64,
+    pub id: u64,
+    pub place: u64,
+    pub values: [u64; 8],
+}
+
+/// The events of one entity.
+#[derive(Debug)]
+pub(super) struct Entity {
+    pub key: u128,
+    words: Vec<u64>,
+    /// Events at the front of `words` that are gone.
+    gone: u32,
+    pub large: Option<Box<Large>>,
+}
+
+const FRAUD: u64 = 1;
+/// Bit 1 + c: a later event has the same value in column c.
+const SUPERSEDED: u64 = 2;
+const TIME_SHIFT: u32 = 10;
+
+/// What a window holds, the current transaction not counted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stats {
+    pub count: u64,
+    pub sum: i128,
+    pub squares: u128,
+    pub min: i64,
+    pub max: i64,
+    pub fraud: u64,
+    pub columns: [ColumnStats; 8],
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ColumnStats {
+    pub distinct: u64,
+    /// Events with the current transaction's value, and the time of the first.
+    pub matches: u64,
+    pub first: EventTime,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        let columns = [ColumnStats::default(); 8];
+        Self { count: 0, sum: 0, squares: 0, min: i64::MAX, max: i64::MIN, fraud: 0, columns }
+    }
+}
+
+impl Entity {
+    pub fn new(key: u128) -> Self {
+        Self { key, words: Vec::new(), gone: 0, large: None }
+    }
+
+    pub fn events<'a>(&'a self, layout: &'a Layout) -> Events<'a> {
+        Events { words: &self.words[self.gone as usize * layout.stride..], layout }
+    }
+
+    pub fn memory_bytes(&self) -> usize {
+        self.words.capacity() * 8 + self.large.as_ref().map_or(0, |large| large.memory_bytes())
+    }
+
+    /// Takes an event in, at its place among the others (after those of the same time).
+    pub fn insert(&mut self, spec: &EntitySpec, layout: &Layout, event: &Event) {
+        let events = self.events(layout);
+        let count = events.len();
+        let place =
+            if events.last_time().is_none_or(|last| last <= event.time) { count } else { events.upper(event.time) };
+        let mut flags = 0;
+        let mut superseded: [usize; 8] = [usize::MAX; 8];
+        for (column, (value, superseded)) in
+            event.values.iter().zip(&mut superseded).take(layout.column_count).enumerate()
+        {
+            if self.large.is_some() {
+                // Large entities count values in maps and do not need the bits.
+                break;
+            }
+            if let Some(before) = (0..place).rev().find(|at| events.value(*at, column) == *value) {
+                *superseded = before;
+            }
+            if (place..count).any(|at| events.value(at, column) == *value) {
+                flags |= SUPERSEDED << column;
+            }
+        }
+        let base = self.gone as usize * layout.stride;
+        for (column, at) in superseded.iter().enumerate().filter(|(_, at)| **at != usize::MAX) {
+            self.words[base + at * layout.stride] |= SUPERSEDED << column;
+        }
+        let mut row = [0; 16];
+        #[expect(clippy::cast_sign_loss, reason = "event times start at 1970, amounts keep their bits")]
+        {
+            row[0] = (event.time as u64) << TIME_SHIFT | flags;
+            if let Some(at) = layout.amount {
+                row[at] = event.amount as u64;
+            }
+        }
+        if let Some(at) = layout.id {
+            row[at] = event.id;
+        }
+        if let Some(at) = layout.place {
+            row[at] = event.place;
+        }
+        row[layout.columns..layout.stride].copy_from_slice(&event.values[..layout.column_count]);
+        self.make_room(layout);
+        let at = self.gone as usize * layout.stride + place * layout.stride;
+        if at == self.words.len() {
+            self.words.extend_from_slice(&row[..layout.stride]);
+        } else {
+            self.words.splice(at..at, row[..layout.stride].iter().copied());
+        }
+        if let Some(mut large) = self.large.take() {
+            large.inserted(spec, &self.events(layout), place, event);
+            self.large = Some(large);
+        } else if count + 1 >= LARGE {
+            self.large = Some(Box::new(Large::new(spec, &self.events(layout))));
+        }
+    }
+
+    /// Room for one more event: by twos while there are few, then by a quarter.
+    fn make_room(&mut self, layout: &Layout) {
+        let stride = layout.stride;
+        if self.words.len() + stride <= self.words.capacity() {
+            return;
+        }
+        let count = self.words.len() / stride;
+        let gone = self.gone as usize;
+        if gone * 4 >= count && gone > 0 {
+            self.words.drain(..gone * stride);
+            self.gone = 0;
+            return;
+        }
+        let more = if count < 16 { 2 } else { count / 4 };
+        self.words.reserve_exact(more * stride);
+    }
+
+    /// Forgets events at or before `until`, and moves running windows up to `now`.
+    pub fn advance(&mut self, spec: &EntitySpec, layout: &Layout, until: EventTime, now: EventTime) {
+        let mut large = self.large.take();
+        let events = self.events(layout);
+        let out = (0..events.len()).take_while(|at| events.time(*at) <= until).count();
+        if let Some(large) = &mut large {
+            large.advance(spec, &events, now);
+            large.dropped(out);
+        }
+        self.gone += u32::try_from(out).unwrap_or(u32::MAX);
+        self.large = large;
+        if self.gone as usize * layout.stride == self.words.len() {
+            self.words.clear();
+            self.gone = 0;
+        }
+    }
+
+    /// Sets or clears the fraud mark of the event with this id at this time.
+    pub fn mark(&mut self, spec: &EntitySpec, layout: &Layout, time: EventTime, id: u64, fraud: bool) -> bool {
+        let events = self.events(layout);
+        let Some(at) = (events.lower(time)..events.len())
+            .take_while(|at| events.time(*at) == time)
+            .find(|at| events.id(*at) == id)
+        else {
+            return false;
+        };
+        let word = &mut self.words[(self.gone as usize + at) * layout.stride];
+        let was = *word & FRAUD != 0;
+        *word = *word & !FRAUD | u64::from(fraud);
+        if was != fraud
+            && let Some(large) = &mut self.large
+        {
+            large.marked(spec, at, fraud);
+        }
+        true
+    }
+}
+
+/// The events of an entity, by their place in the order of time.
+#[derive(Clone, Copy)]
+pub(super) struct Events<'a> {
+    words: &'a [u64],
+    layout: &'a Layout,
+}
+
+impl Events<'_> {
+    pub fn len(&self) -> usize {
+        self.words.len() / self.layout.stride
+    }
+
+    #[expect(clippy::cast_possible_wrap, reason = "a time has 44 bits")]
+    pub fn time(&self, at: usize) -> EventTime {
+        (self.words[at * self.layout.stride] >> TIME_SHIFT) as i64
+    }
+
+    pub fn is_fraud(&self, at: usize) -> bool {
+        self.words[at * self.layout.stride] & FRAUD != 0
+    }
+
+    fn is_superseded(&self, at: usize, column: usize) -> bool {
+        self.words[at * self.layout.stride] & (SUPERSEDED << column) != 0
+    }
+
+    #[expect(clippy::cast_possible_wrap, reason = "the amount's own bits")]
+    pub fn amount(&self, at: usize) -> i64 {
+        self.layout.amount.map_or(0, |part| self.words[at * self.layout.stride + part] as i64)
+    }
+
+    pub fn value(&self, at: usize, column: usize) -> u64 {
+        self.words[at * self.layout.stride + self.layout.columns + column]
+    }
+
+    fn id(&self, at: usize) -> u64 {
+        self.layout.id.map_or(0, |part| self.words[at * self.layout.stride + part])
+    }
+
+    pub fn place(&self, at: usize) -> u64 {
+        self.layout.place.map_or(NO_PLACE, |part| self.words[at * self.layout.stride + part])
+    }
+
+    pub fn last_time(&self) -> Option<EventTime> {
+        self.len().checked_sub(1).map(|last| self.time(last))
+    }
+
+    /// The first event after `time`.
+    pub fn upper(&self, time: EventTime) -> usize {
+        self.first(|at| self.time(at) > time)
+    }
+
+    /// The first event at or after `time`.
+    pub fn lower(&self, time: EventTime) -> usize {
+        self.first(|at| self.time(at) >= time)
+    }
+
+    fn first(&self, holds: impl Fn(usize) -> bool) -> usize {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            if holds(middle) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        low
+    }
+
+    /// What each window holds at the current transaction's time, by one pass backwards over the events in
+    /// reach: windows of one delay are sorted, and each holds all of the one before. `marked` says whether
+    /// the events carry their superseded bits (those of large entities do not).
+    pub fn scan(&self, windows: &[Window], marked: bool, current: &Event, stats: &mut Vec<Stats>) {
+        stats.clear();
+        let mut so_far = Stats::default();
+        let (mut delay, mut head, mut at) = (-1, 0, 0);
+        for window in windows {
+            if window.delay != delay {
+                delay = window.delay;
+                head = self.upper(current.time - delay);
+                at = head;
+                so_far = Stats::default();
+            }
+            let marked = marked && head == self.len();
+            let after = current.time - window.delay - window.length;
+            while at > 0 && self.time(at - 1) > after {
+                at -= 1;
+                self.take_in(at, marked, current, &mut so_far);
+            }
+            if !marked {
+                self.count_distinct(at, head, window, &mut so_far);
+            }
+            stats.push(so_far);
+        }
+    }
+
+    #[expect(clippy::cast_sign_loss, reason = "a square is not negative")]
+    fn take_in(&self, at: usize, marked: bool, current: &Event, stats: &mut Stats) {
+        stats.count += 1;
+        stats.fraud += u64::from(self.is_fraud(at));
+        if self.layout.amount.is_some() {
+            let amount = self.amount(at);
+            stats.sum += i128::from(amount);
+            stats.squares = stats.squares.wrapping_add((i128::from(amount) * i128::from(amount)) as u128);
+            stats.min = stats.min.min(amount);
+            stats.max = stats.max.max(amount);
+        }
+        let columns = stats.columns.iter_mut().zip(&current.values).take(self.layout.column_count).enumerate();
+        for (column, (stats, wanted)) in columns {
+            let value = self.value(at, column);
+            // A value counts where it is met first, going back from the newest event.
+            stats.distinct += u64::from(marked && value != 0 && !self.is_superseded(at, column));
+            if value == *wanted {
+                stats.matches += 1;
+                stats.first = self.time(at);
+            }
+        }
+    }
+
+    fn count_distinct(&self, tail: usize, head: usize, window: &Window, stats: &mut Stats) {
+        for (column, stats) in stats.columns.iter_mut().take(self.layout.column_count).enumerate() {
+            if window.counted & 1 << column != 0 {
+                let mut values: Vec<u64> = (tail..head).map(|at| self.value(at, column)).filter(|v| *v != 0).collect();
+                values.sort_unstable();
+                values.dedup();
+                stats.distinct = values.len() as u64;
+            }
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! Features straight from their definition, over a plain list of everything that came before: slow, and
+//! obviously right. The tests compare the engine's with these.
+
+use proptest::prelude::*;
+use std::sync::Arc;
+
+use super::{Admission, FeatureSet, FeatureShards, KeyedHasher, PlainRows, Prepared};
+use crate::transaction::{Currency, EventTime, Schema, TransactionBatch, schema};
+
+const SET: &str = r#"
+[[entities]]
+name = "account"
+[[entities]]
+name = "pair"
+fields = ["account", "merchant"]
+[[entities]]
+name = "merchant"
+
+[[features]]
+name = "amount_now"
+is = "amount"
+"#;
+
+/// Every aggregate over short, long, nested and delayed windows.
+fn set_text() -> String {
+    let mut text = SET.to_owned();
+    for entity in ["account", "pair", "merchant"] {
+        for is in ["count", "sum", "mean", "std", "min", "max", "z_score", "ratio", "fraud_count", "fraud_rate"] {
+            for (windows, delay) in [("[\"2s\", \"10s\", \"60s\"]", ""), ("[\"5s\", \"20s\"]", "delay = \"7s\"")] {
+                for current in ["include", "exclude"] {
+                    let suffix = format!("{current}_{}", if delay.is_empty() { "now" } else { "then" });
+                    text += &format!(
+                        "[[features]]\nname = \"{entity}_{is}_{{window}}_{suffix}\"\nentity = \"{entity}\"\nis = \"{is}\"\nwindows = {windows}\ncurrent = \"{current}\"\n{delay}\n"
+                    );
+                }
+            }
+        }
+        for is in ["distinct", "share", "is_new", "first_seen"] {
+            for (windows, delay) in [("[\"2s\", \"10s\", \"60s\"]", ""), ("[\"5s\", \"20s\"]", "delay = \"7s\"")] {
+                let suffix = if delay.is_empty() { "now" } else { "then" };
+                text += &format!(
+                    "[[features]]\nname = \"{entity}_{is}_{{window}}_{suffix}\"\nentity = \"{entity}\"\nis = \"{is}\"\nof = \"device\"\nwindows = {windows}\n{delay}\n"
+                );
+            }
+        }
+        for is in ["last", "seconds_since_last", "distance", "speed"] {
+            text += &format!("[[features]]\nname = \"{entity}_{is}\"\nentity = \"{entity}\"\nis = \"{is}\"\n");
+        }
+    }
+    text
+}
+
+#[derive(Debug, Clone)]
+struct Payment {
+    account: u8,
+    merchant: Option<u8>,
+    device: Option<u8>,
+    time: EventTime,
+    amount: i64,
+    place: Option<(f64, f64)>,
+    admission: Admission,
+    /// A label that becomes known just before this payment: which payment before, and fraud or not.
+    label: Option<(usize, bool)>,
+}
+
+struct Seen {
+    payment: Payment,
+    fraud: bool,
+}
+
+fn keys(payment: &Payment, entity: &str) -> Option<(u8, u8)> {
+    match entity {
+        "account" => Some((payment.account, 0)),
+        "merchant" => payment.merchant.map(|m| (m, 0)),
+        _ => payment.merchant.map(|m| (payment.account, m)),
+    }
+}
+
+fn seconds(text: &str) -> i64 {
+    text.trim_end_matches('s').parse::<i64>().expect("seconds") * 1_000
+}
+
+/// One feature, by its name, for `payment`, from everything `before` it.
+fn expected(name: &str, before: &[Seen], payment: &Payment) -> f64 {
+    if name == "amount_now" {
+        return payment.amount as f64;
+    }
+    let (entity, rest) = name.split_once('_').expect("entity");
+    let Some(key) = keys(payment, entity) else { return f64::NAN };
+    let mut own: Vec<&Seen> = before.iter().filter(|seen| keys(&seen.payment, entity) == Some(key)).collect();
+    own.sort_by_key(|seen| seen.payment.time); // stable: ties stay in the order of arrival
+    let reach = 60_000;
+    let visible = |seen: &&&Seen| seen.payment.time <= payment.time && seen.payment.time > payment.time - reach;
+    let kilometres = |(a, b): (f64, f64), (c, d): (f64, f64)| {
+        // The spherical law of cosines: another formula for the same distance.
+        let (a, b, c, d) = (a.to_radians(), b.to_radians(), c.to_radians(), d.to_radians());
+        6_371.008_8 * (a.sin() * c.sin() + a.cos() * c.cos() * (d - b).cos()).clamp(-1.0, 1.0).acos()
+    };
+    let last = own.iter().rfind(visible);
+    let last_place = own.iter().filter(|seen| seen.payment.place.is_some()).rfind(visible);
+    let moved = || {
+        let last = last_place?;
+        let hours = (payment.time - last.payment.time).max(1_000) as f64 / 3_600_000.0;
+        let km = kilometres(last.payment.place?, payment.place?);
+        Some((km, km / hours))
+    };
+    match rest {
+        "last" => return last.map_or(f64::NAN, |seen| seen.payment.amount as f64),
+        "seconds_since_last" => return last.map_or(f64::NAN, |seen| (payment.time - seen.payment.time) as f64 / 1e3),
+        "distance" => return moved().map_or(f64::NAN, |(km, _)| km),
+        "speed" => return moved().map_or(f64::NAN, |(_, speed)| speed),
+        _ => {}
+    }
+    let delayed = rest.ends_with("_then");
+    let delay = if delayed { 7_000 } else { 0 };
+    let parts: Vec<&str> = rest.split('_').collect();
+    let window =
+        seconds(parts.iter().find(|part| part.ends_with('s') && part[..1].parse::<u8>().is_ok()).expect("window"));
+    let is: String =
+        parts.iter().take_while(|part| part[..1].parse::<u8>().is_err()).copied().collect::<Vec<_>>().join("_");
+    let include = !delayed && !rest.contains("exclude") && !matches!(is.as_str(), "is_new" | "first_seen");
+    let to = payment.time - delay;
+    let inside: Vec<&&Seen> =
+        own.iter().filter(|seen| seen.payment.time <= to && seen.payment.time > to - window).collect();
+    let mut amounts: Vec<f64> = inside.iter().map(|seen| seen.payment.amount as f64).collect();
+    let mut devices: Vec<u8> = inside.iter().filter_map(|seen| seen.payment.device).collect();
+    let matches: Vec<&&&Seen> =
+        inside.iter().filter(|seen| payment.device.is_some() && seen.payment.device == payment.device).collect();
+    let frauds = inside.iter().filter(|seen| seen.fraud).count() as f64;
+    let first_match = matches.first().map(|seen| seen.payment.time);
+    let mut match_count = matches.len() as f64;
+    if include {
+        amounts.push(payment.amount as f64);
+        devices.extend(payment.device);
+        match_count += 1.0;
+    }
+    devices.sort_unstable();
+    devices.dedup();
+    let n = amounts.len() as f64;
+    let sum: f64 = amounts.iter().sum();
+    let mean = sum / n;
+    let std =
+        if n < 2.0 { f64::NAN } else { (amounts.iter().map(|a| (a - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt() };
+    match is.as_str() {
+        "count" => n,
+        "sum" => sum,
+        "mean" => mean,
+        "std" => std,
+        "min" => amounts.iter().copied().fold(f64::NAN, f64::min),
+        "max" => amounts.iter().copied().fold(f64::NAN, f64::max),
+        "z_score" if std > 0.0 => (payment.amount as f64 - mean) / std,
+        "z_score" => f64::NAN,
+        "ratio" if mean > 0.0 => payment.amount as f64 / mean,
+        "ratio" => f64::NAN,
+        "fraud_count" => frauds,
+        "fraud_rate" if n > 0.0 => frauds / n,
+        "fraud_rate" => f64::NAN,
+        "distinct" => devices.len() as f64,
+        "share" if payment.device.is_some() && n > 0.0 => match_count / n,
+        "is_new" if payment.device.is_some() => f64::from(u8::from(matches.is_empty())),
+        "first_seen" if payment.device.is_some() => {
+            first_match.map_or(f64::NAN, |first| (payment.time - first) as f64 / 1e3)
+        }
+        "share" | "is_new" | "first_seen" => f64::NAN,
+        other => panic!("no oracle for {other}"),
+    }
+}
+
+fn payments(accounts: u8, count: usize) -> impl Strategy<Value = Vec<Payment>> {
+    let one = (
+        (0..accounts, prop::option::weighted(0.9, 0..3_u8), prop::option::weighted(0.9, 0..5_u8)),
+        // Steps of time: many ties, some gaps longer than a window, some disorder.
+        prop_oneof![5 => Just(0_i64), 10 => 1..1_500_i64, 1 => 5_000..70_000_i64],
+        prop_oneof![8 => Just(0_i64), 2 => 1..15_000_i64],
+        prop_oneof![3 => 1..100_000_i64, 1 => Just(500_i64), 1 => Just(0_i64)],
+        prop::option::weighted(0.8, (-80.0..80.0_f64, -179.0..179.0_f64)),
+        prop_oneof![12 => Just(Admission::Admit), 1 => Just(Admission::Late), 1 => Just(Admission::Skip)],
+        prop::option::weighted(0.2, (any::<prop::sample::Index>(), any::<bool>())),
+    );
+    prop::collection::vec(one, 1..count).prop_map(|steps| {
+        let mut now = 1_600_000_000_000;
+        steps
+            .into_iter()
+            .enumerate()
+            .map(|(at, ((account, merchant, device), step, back, amount, place, admission, label))| {
+                now += step;
+                // As exact as places are kept.
+                #[expect(clippy::cast_possible_truncation, reason = "about a metre")]
+                let place = place.map(|(lat, lon)| (f64::from(lat as f32), f64::from(lon as f32)));
+                let label = label.filter(|_| at > 0).map(|(index, fraud)| (index.index(at.max(1)), fraud));
+                Payment { account, merchant, device, time: now - back, amount, place, admission, label }
+            })
+            .collect()
+    })
+}
+
+fn add(batch: &mut TransactionBatch, at: usize, payment: &Payment) {
+    let mut draft = batch.draft();
+    draft.set_id(&format!("t{at}"));
+    draft.set_text(schema::ACCOUNT, &format!("a{}", payment.account));
+    if let Some(merchant) = payment.merchant {
+        draft.set_text(schema::MERCHANT, &format!("m{merchant}"));
+    }
+    if let Some(device) = payment.device {
+        draft.set_text(schema::DEVICE, &format!("d{device}"));
+    }
+    if let Some((latitude, longitude)) = payment.place {
+        draft.set_number(schema::LATITUDE, latitude);
+        draft.set_number(schema::LONGITUDE, longitude);
+    }
+    draft.finish(payment.time, payment.amount, Currency::parse("EUR").expect("EUR"), payment.amount);
+}
+
+/// The engine's rows with this many workers and cuts between batches.
+fn rows(set: &Arc<FeatureSet>, payments: &[Payment], workers: usize, cut: usize) -> Vec<f64> {
+    let schema = Arc::new(Schema::default());
+    let hasher = KeyedHasher::new(*b"0123456789abcdef");
+    let mut shards: Vec<FeatureShards> =
+        (0..workers).map(|worker| FeatureShards::new(Arc::clone(set), worker, workers, 15_000)).collect();
+    let mut all = Vec::new();
+    let mut from = 0;
+    while from < payments.len() {
+        // A label ends a batch, as in the pipeline.
+        let mut to = from + 1;
+        if let Some((target, fraud)) = payments[from].label {
+            for shards in &mut shards {
+                shards.label(hasher.transaction_id(&format!("t{target}")), fraud);
+            }
+        }
+        while to < payments.len() && to - from < cut && payments[to].label.is_none() {
+            to += 1;
+        }
+        let mut batch = TransactionBatch::new(Arc::clone(&schema));
+        for (at, payment) in payments.iter().enumerate().take(to).skip(from) {
+            add(&mut batch, at, payment);
+        }
+        let admissions: Vec<Admission> = payments[from..to].iter().map(|payment| payment.admission).collect();
+        let mut prepared = Prepared::default();
+        prepared.fill(set, &hasher, &batch);
+        let mut cells = vec![f64::NAN; batch.len() * set.len()];
+        let mut sink = PlainRows { cells: &mut cells, width: set.len() };
+        set.row_features(&batch, &admissions, &mut sink);
+        for shards in &mut shards {
+            shards.apply(&batch, &prepared, &admissions, &mut sink);
+        }
+        all.append(&mut cells);
+        from = to;
+    }
+    all
+}
+
+fn close(name: &str, found: f64, wanted: f64) -> bool {
+    if found.is_nan() || wanted.is_nan() {
+        return found.is_nan() == wanted.is_nan();
+    }
+    if name.contains("distance") || name.contains("speed") {
+        // Two formulas, each with its own bad corner: the law of cosines loses small distances.
+        return (found - wanted).abs() <= 1e-3 * wanted.abs().max(1.0) + if name.contains("speed") { 2.0 } else { 0.0 };
+    }
+    if name.contains("std") || name.contains("mean") || name.contains("z_score") || name.contains("ratio") {
+        return (found - wanted).abs() <= 1e-9 * wanted.abs().max(1.0);
+    }
+    // The same integers divided once: exact.
+    found == wanted || (name.contains("rate") || name.contains("share")) && (found - wanted).abs() < 1e-15
+}
+
+fn check(set: &Arc<FeatureSet>, payments: &[Payment]) -> Result<(), TestCaseError> {
+    let found = rows(set, payments, 1, usize::MAX);
+    let mut before: Vec<Seen> = Vec::new();
+    let mut seen_at: Vec<Option<usize>> = Vec::new();
+    for (at, payment) in payments.iter().enumerate() {
+        if let Some((target, fraud)) = payment.label
+            && let Some(Some(place)) = seen_at.get(target)
+        {
+            before[*place].fraud = fraud;
+        }
+        for (slot, name) in set.names().iter().enumerate() {
+            let found = found[at * set.len() + slot];
+            let wanted = if payment.admission == Admission::Skip { f64::NAN } else { expected(name, &before, payment) };
+            prop_assert!(close(name, found, wanted), "payment {at}, {name}: found {found}, expected {wanted}");
+        }
+        let admitted = payment.admission == Admission::Admit;
+        seen_at.push(admitted.then_some(before.len()));
+        if admitted {
+            before.push(Seen { payment: payment.clone(), fraud: false });
+        }
+    }
+    Ok(())
+}
+
+fn set() -> Arc<FeatureSet> {
+    let text = set_text();
+    match FeatureSet::parse(&text, "oracle.toml", &Schema::default()) {
+        Ok(set) => Arc::new(set),
+        Err(mistakes) => panic!("{mistakes}"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn features_are_what_their_definition_says(payments in payments(6, 120)) {
+        check(&set(), &payments)?;
+    }
+
+    /// One account only: it grows past the size from which running state is kept.
+    #[test]
+    fn large_entities_are_as_exact_as_small_ones(payments in payments(1, 400)) {
+        check(&set(), &payments)?;
+    }
+
+    #[test]
+    fn neither_workers_nor_batches_change_a_bit(payments in payments(4, 150), workers in 2..5_usize, cut in 1..40_usize) {
+        let set = set();
+        let bits = |rows: Vec<f64>| rows.into_iter().map(f64::to_bits).collect::<Vec<_>>();
+        prop_assert_eq!(bits(rows(&set, &payments, workers, cut)), bits(rows(&set, &payments, 1, usize::MAX)));
+    }
+}
