@@ -1,5 +1,15 @@
 //! Caddis: real-time fraud detection for payment streams. See ARCHITECTURE.md.
 
+pub mod cli;
+pub mod clock;
+pub mod engine;
+pub mod features;
 pub mod mistake;
 pub mod models;
+pub mod pipeline;
+pub mod policy;
+pub mod simulate;
+pub mod sources;
+pub mod store;
+pub mod telemetry;
 pub mod transaction;

@@ -1,0 +1,91 @@
+//! The command line, one file a subcommand.
+
+mod features;
+mod progress;
+mod simulate;
+mod stream;
+mod train;
+
+use std::path::Path;
+
+use clap::{Parser, Subcommand};
+
+use crate::mistake::Mistakes;
+pub use progress::Progress;
+
+/// Real-time fraud detection for payment streams.
+#[derive(Debug, Parser)]
+#[command(name = "caddis", version, about, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed while running; standard error says why
+  2  the command line or a file you wrote has mistakes; all of them are listed
+  3  done, but some records were refused";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make synthetic payments with fraud and drift, and their labels.
+    Simulate(simulate::Arguments),
+    /// Run the engine over a recorded stream and write one row of features a transaction.
+    Features(features::Arguments),
+    /// Train a model on a recorded stream and its labels, and put it into the registry.
+    Train(train::Arguments),
+    /// Print a completion script for your shell.
+    Completions { shell: clap_complete::Shell },
+}
+
+/// How a command ended, as its exit code says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    Done,
+    SomeRefused,
+}
+
+/// Runs the command line and gives the exit code.
+#[must_use]
+#[expect(clippy::print_stderr, reason = "the one place that tells how a command failed")]
+pub fn main() -> u8 {
+    let ended = match Cli::parse().command {
+        Command::Simulate(arguments) => simulate::run(&arguments),
+        Command::Features(arguments) => features::run(&arguments),
+        Command::Train(arguments) => train::run(&arguments),
+        Command::Completions { shell } => {
+            let mut command = <Cli as clap::CommandFactory>::command();
+            clap_complete::generate(shell, &mut command, "caddis", &mut std::io::stdout());
+            Ok(Ended::Done)
+        }
+    };
+    match ended {
+        Ok(Ended::Done) => 0,
+        Ok(Ended::SomeRefused) => 3,
+        Err(error) => {
+            let mistakes = error.is::<Mistakes>();
+            eprintln!("{}{error:#}", if mistakes { "" } else { "caddis: " });
+            if mistakes { 2 } else { 1 }
+        }
+    }
+}
+
+/// Reads a file that a person wrote.
+fn read_text(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
+}
+
+/// One line of JSON on standard output.
+#[expect(clippy::print_stdout, reason = "what the command was asked for")]
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}
+
+/// A line for a reader, on standard output.
+#[expect(clippy::print_stdout, reason = "what the command was asked for")]
+fn say(line: impl std::fmt::Display) {
+    println!("{line}");
+}

@@ -1,0 +1,217 @@
+//! A recorded stream through the engine: what `features` and `train` have in common.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::{Progress, read_text};
+use crate::engine::{AdmissionSettings, Brain, Engine, EngineSettings};
+use crate::features::FeatureSet;
+use crate::mistake::{Mistake, Mistakes};
+use crate::pipeline::label::Label;
+use crate::pipeline::ports::{NoLog, Records};
+use crate::pipeline::processor::{Intake, Outcome, Processor, Step};
+use crate::policy::{Policy, Thresholds};
+use crate::sources::decode::{JsonDecoder, Mapping, Rates};
+use crate::sources::file::LineSource;
+use crate::transaction::{Currency, EventTime, Refusal, Schema};
+
+/// What is read, and how.
+#[derive(Debug, Args)]
+pub(super) struct StreamArguments {
+    /// The feature set.
+    #[arg(long = "set", value_name = "FILE", default_value = "models/features.toml")]
+    set: PathBuf,
+    /// Where a transaction's fields are in the records; without it Caddis's own names.
+    #[arg(long, value_name = "FILE")]
+    mapping: Option<PathBuf>,
+    /// The recorded stream, NDJSON; `-` is standard input.
+    #[arg(long = "in", value_name = "FILE")]
+    input: PathBuf,
+    /// Labels, NDJSON in the order of their `label_time`; each takes effect when the stream has come so far.
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<PathBuf>,
+    /// The currency that amounts are converted to.
+    #[arg(long, default_value = "EUR")]
+    base_currency: String,
+    /// Threads to decide with.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, Copy, Default, serde::Serialize)]
+pub(super) struct Totals {
+    pub transactions: u64,
+    pub duplicates: u64,
+    pub late: u64,
+    pub quarantined: u64,
+    pub labels: u64,
+    pub seconds: f64,
+    pub per_second: f64,
+    pub peak_memory_bytes: u64,
+}
+
+impl StreamArguments {
+    pub fn feature_set(&self) -> anyhow::Result<Arc<FeatureSet>> {
+        let text = read_text(&self.set)?;
+        Ok(Arc::new(FeatureSet::parse(&text, &self.set.display().to_string(), &Schema::default())?))
+    }
+
+    /// Runs the stream through the engine; `each` is told of every batch, with the refusals of its records.
+    pub fn run(
+        &self,
+        set: &Arc<FeatureSet>,
+        mut each: impl FnMut(&Step<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Totals> {
+        let schema = Arc::new(Schema::default());
+        let decoder = JsonDecoder::new(Arc::new(self.mapping(&schema)?));
+        let brain = Brain {
+            features: Arc::clone(set),
+            model: None,
+            policy: Arc::new(Policy::none()),
+            thresholds: Thresholds::default(),
+        };
+        // Recorded runs need no secret key: their state is gone at the end.
+        let settings = EngineSettings {
+            threads: self.threads.clamp(1, 64),
+            admission: AdmissionSettings::default(),
+            key: *b"a recorded run's",
+        };
+        let mut processor =
+            Processor::new(Engine::new(brain, settings), &decoder, schema, Box::new(NoLog::default()), 0);
+        let mut labels = Labels::open(self.labels.as_deref())?;
+        let (reader, length) = open(&self.input)?;
+        let mut source = LineSource::new(self.input.display().to_string(), reader, 0, false);
+        if self.labels.is_some() {
+            // Labels take effect between blocks: small ones, so that they do soon after they are known.
+            source = source.in_blocks_of(256);
+        }
+        let mut progress = Progress::start(if length.is_some() { "bytes" } else { "records" }, length, false);
+        let mut totals = Totals::default();
+        let mut intake = Intake { records: Records::default(), keep: false };
+        let mut records = 0;
+        while source.next_records(&mut intake.records).with_context(|| self.input.display().to_string())? {
+            records += intake.records.len() as u64;
+            totals.labels += labels.until(processor.engine().newest(), &mut processor)?;
+            let sequence = processor.process(std::slice::from_ref(&intake), EventTime::MAX)?;
+            each(&processor.step(sequence))?;
+            for outcome in processor.step(sequence).outcomes {
+                if let Outcome::Refused(refusal) = outcome {
+                    totals.quarantined += 1;
+                    tell(&intake.records, totals.quarantined, refusal);
+                }
+            }
+            progress.at(if length.is_some() { intake.records.cursor } else { records });
+        }
+        progress.finish();
+        let counts = processor.engine().counts();
+        totals.transactions = counts.admitted + counts.late;
+        totals.duplicates = counts.duplicates;
+        totals.late = counts.late;
+        totals.seconds = progress.seconds();
+        totals.per_second = totals.transactions as f64 / totals.seconds.max(1e-9);
+        totals.peak_memory_bytes = peak_memory();
+        Ok(totals)
+    }
+
+    fn mapping(&self, schema: &Arc<Schema>) -> anyhow::Result<Mapping> {
+        let base = Currency::parse(&self.base_currency)
+            .with_context(|| format!("--base-currency {}: no ISO 4217 code", self.base_currency))?;
+        let rates = Rates::new(base);
+        let Some(path) = &self.mapping else { return Ok(Mapping::own(Arc::clone(schema), rates)) };
+        let (text, file) = (read_text(path)?, path.display().to_string());
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+            let at = error.span().map_or(0, |span| span.start);
+            Mistakes::from(Mistake::at(&file, &text, at, error.message().to_owned()))
+        })?;
+        Mapping::from_table(&table, schema, rates).map_err(|wrong| {
+            let mistakes = wrong.into_iter().map(|(key, message)| match text.find(&key).filter(|_| !key.is_empty()) {
+                Some(at) => Mistake::at(&file, &text, at, message),
+                None => Mistake::in_file(&file, message),
+            });
+            Mistakes(mistakes.collect()).into()
+        })
+    }
+}
+
+/// The first refusals are shown, the others counted.
+#[expect(clippy::print_stderr, reason = "refusals belong on standard error")]
+fn tell(records: &Records, count: u64, refusal: &Refusal) {
+    if count <= 10 {
+        eprintln!(
+            "refused, among records {} to {}: {refusal}",
+            records.first_offset,
+            records.first_offset + records.len() as u64
+        );
+    } else if count == 11 {
+        eprintln!("more records are refused; they are counted");
+    }
+}
+
+fn open(path: &Path) -> anyhow::Result<(Box<dyn Read>, Option<u64>)> {
+    if path.as_os_str() == "-" {
+        return Ok((Box::new(io::stdin().lock()), None));
+    }
+    let file = File::open(path).with_context(|| path.display().to_string())?;
+    let length = file.metadata().map(|metadata| metadata.len()).ok();
+    Ok((Box::new(file), length))
+}
+
+/// Labels that take effect when the stream has come to their time: never earlier than they were known.
+struct Labels {
+    lines: Option<io::Lines<BufReader<File>>>,
+    next: Option<Label>,
+    path: PathBuf,
+}
+
+impl Labels {
+    fn open(path: Option<&Path>) -> anyhow::Result<Self> {
+        let lines = path.map(|path| File::open(path).with_context(|| path.display().to_string())).transpose()?;
+        let lines = lines.map(|file| BufReader::new(file).lines());
+        let mut labels = Self { lines, next: None, path: path.unwrap_or(Path::new("")).to_owned() };
+        labels.advance()?;
+        Ok(labels)
+    }
+
+    fn advance(&mut self) -> anyhow::Result<()> {
+        self.next = None;
+        while let Some(line) = self.lines.as_mut().and_then(Iterator::next) {
+            let line = line.with_context(|| self.path.display().to_string())?;
+            if !line.trim().is_empty() {
+                let label = Label::parse(line.as_bytes())
+                    .map_err(|refusal| anyhow::anyhow!("{}: {refusal}", self.path.display()))?;
+                anyhow::ensure!(
+                    label.label_time.is_some(),
+                    "{}: label of {} has no label_time",
+                    self.path.display(),
+                    label.transaction_id
+                );
+                self.next = Some(label);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn until(&mut self, now: Option<EventTime>, processor: &mut Processor) -> anyhow::Result<u64> {
+        let mut due = Vec::new();
+        while let Some(label) = self.next.take_if(|label| label.label_time <= now) {
+            due.push(label);
+            self.advance()?;
+        }
+        processor.apply_labels(&due);
+        Ok(due.len() as u64)
+    }
+}
+
+/// The most memory this process ever held, where the system tells.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()).unwrap_or_default() * 1_024
+}

@@ -1,0 +1,208 @@
+//! Whether a transaction changes what Caddis knows: duplicates, late and future transactions are told
+//! apart here, one after another in the order of the journal, by event time alone.
+
+use hashbrown::HashMap;
+
+use crate::transaction::EventTime;
+
+/// How far out of order a stream may be, and how long a transaction's id is remembered. Milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdmissionSettings {
+    /// A transaction older than its partition's newest by more than this is late: decided, not remembered.
+    pub allowed_lateness: i64,
+    /// A transaction ahead of its arrival by more than this is refused, so that it cannot drag time along.
+    pub max_future: i64,
+    /// An id is remembered for at least this long in event time (and at most for twice as long).
+    pub dedupe_horizon: i64,
+    /// At most this many ids are remembered in each half of the memory; the oldest are given up first.
+    pub dedupe_limit: usize,
+}
+
+impl Default for AdmissionSettings {
+    fn default() -> Self {
+        Self { allowed_lateness: 3_600_000, max_future: 600_000, dedupe_horizon: 86_400_000, dedupe_limit: 4_000_000 }
+    }
+}
+
+/// What a transaction is, before anything is worked out for it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Standing {
+    /// Decided and remembered.
+    Admitted,
+    /// Decided and flagged; it changes no window.
+    Late,
+    /// Its id was decided before: the first decision stands.
+    Duplicate(First),
+    /// Too far ahead of its arrival.
+    Future,
+}
+
+/// What is remembered of a decision for its duplicates.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct First {
+    pub partition: u32,
+    pub offset: u64,
+}
+
+/// Remembers ids and how far each partition has come.
+#[derive(Debug)]
+pub struct AdmissionBook {
+    settings: AdmissionSettings,
+    newest: HashMap<u32, EventTime, foldhash::fast::FixedState>,
+    /// The ids of this generation and of the one before; a generation lasts one dedupe horizon.
+    young: HashMap<u64, First, foldhash::fast::FixedState>,
+    old: HashMap<u64, First, foldhash::fast::FixedState>,
+    generation_start: EventTime,
+    counts: AdmissionCounts,
+}
+
+/// Totals since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AdmissionCounts {
+    pub admitted: u64,
+    pub late: u64,
+    pub duplicates: u64,
+    pub future: u64,
+    /// Ids forgotten before their horizon because the limit was met.
+    pub forgotten_early: u64,
+}
+
+impl AdmissionBook {
+    #[must_use]
+    pub fn new(settings: AdmissionSettings) -> Self {
+        Self {
+            settings,
+            newest: HashMap::default(),
+            young: HashMap::default(),
+            old: HashMap::default(),
+            generation_start: EventTime::MIN,
+            counts: AdmissionCounts::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn counts(&self) -> AdmissionCounts {
+        self.counts
+    }
+
+    /// The newest event time of any partition; `None` before the first transaction.
+    #[must_use]
+    pub fn newest(&self) -> Option<EventTime> {
+        self.newest.values().copied().max()
+    }
+
+    /// Before this time nothing of `partition` is admitted any more.
+    #[must_use]
+    pub fn watermark(&self, partition: u32) -> Option<EventTime> {
+        self.newest.get(&partition).map(|newest| newest - self.settings.allowed_lateness)
+    }
+
+    /// Judges one transaction and remembers it. `id_hash` is the keyed hash of its id; `arrival` is when
+    /// its batch came in, or `EventTime::MAX` for recorded streams, where nothing is too far ahead.
+    pub fn admit(
+        &mut self,
+        partition: u32,
+        offset: u64,
+        id_hash: u64,
+        event_time: EventTime,
+        arrival: EventTime,
+    ) -> Standing {
+        if event_time > arrival.saturating_add(self.settings.max_future) {
+            self.counts.future += 1;
+            return Standing::Future;
+        }
+        let here = First { partition, offset };
+        if let Some(first) = self.old.get(&id_hash) {
+            self.counts.duplicates += 1;
+            return Standing::Duplicate(*first);
+        }
+        match self.young.entry(id_hash) {
+            hashbrown::hash_map::Entry::Occupied(first) => {
+                self.counts.duplicates += 1;
+                return Standing::Duplicate(*first.get());
+            }
+            hashbrown::hash_map::Entry::Vacant(slot) => {
+                slot.insert(here);
+            }
+        }
+        let newest = self.newest.entry(partition).or_insert(event_time);
+        let late = event_time < *newest - self.settings.allowed_lateness;
+        if event_time > *newest {
+            *newest = event_time;
+        }
+        if self.generation_start == EventTime::MIN {
+            self.generation_start = *newest;
+        }
+        let full = self.young.len() >= self.settings.dedupe_limit;
+        if *newest >= self.generation_start.saturating_add(self.settings.dedupe_horizon) || full {
+            if full {
+                self.counts.forgotten_early += self.old.len() as u64;
+            }
+            std::mem::swap(&mut self.young, &mut self.old);
+            self.young.clear();
+            self.generation_start = (*newest).max(self.generation_start);
+        }
+        if late {
+            self.counts.late += 1;
+            Standing::Late
+        } else {
+            self.counts.admitted += 1;
+            Standing::Admitted
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AdmissionBook, AdmissionSettings, First, Standing};
+
+    fn book(dedupe_limit: usize) -> AdmissionBook {
+        AdmissionBook::new(AdmissionSettings {
+            allowed_lateness: 100,
+            max_future: 50,
+            dedupe_horizon: 1_000,
+            dedupe_limit,
+        })
+    }
+
+    #[test]
+    fn a_duplicate_names_the_first_of_its_id_for_at_least_the_horizon() {
+        let mut book = book(100);
+        assert_eq!(book.admit(0, 7, 1, 5_000, i64::MAX), Standing::Admitted);
+        assert_eq!(book.admit(1, 3, 1, 5_000, i64::MAX), Standing::Duplicate(First { partition: 0, offset: 7 }));
+        assert_eq!(book.admit(0, 8, 2, 5_999, i64::MAX), Standing::Admitted);
+        assert_eq!(book.admit(0, 9, 1, 6_000, i64::MAX), Standing::Duplicate(First { partition: 0, offset: 7 }));
+        for step in 1..=3 {
+            book.admit(0, 9 + step, 10 + step, 6_000 + 1_000 * i64::try_from(step).expect("small"), i64::MAX);
+        }
+        assert_eq!(book.admit(0, 20, 1, 9_000, i64::MAX), Standing::Admitted);
+    }
+
+    #[test]
+    fn late_is_behind_the_watermark_of_its_own_partition() {
+        let mut book = book(100);
+        assert_eq!(book.admit(0, 0, 1, 1_000, i64::MAX), Standing::Admitted);
+        assert_eq!(book.admit(0, 1, 2, 900, i64::MAX), Standing::Admitted);
+        assert_eq!(book.admit(0, 2, 3, 899, i64::MAX), Standing::Late);
+        assert_eq!(book.admit(1, 0, 4, 10, i64::MAX), Standing::Admitted);
+    }
+
+    #[test]
+    fn a_future_transaction_moves_nothing() {
+        let mut book = book(100);
+        assert_eq!(book.admit(0, 0, 1, 1_000, 1_000), Standing::Admitted);
+        assert_eq!(book.admit(0, 1, 2, 1_051, 1_000), Standing::Future);
+        assert_eq!(book.newest(), Some(1_000));
+        assert_eq!(book.admit(0, 2, 2, 1_050, 1_000), Standing::Admitted);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_what_was_given_up_is_counted() {
+        let mut book = book(10);
+        for id in 0..25 {
+            book.admit(0, id, id, 1_000, i64::MAX);
+        }
+        assert!(book.young.len() + book.old.len() <= 20);
+        assert_eq!(book.counts().forgotten_early, 10);
+    }
+}

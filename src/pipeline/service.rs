@@ -1,0 +1,406 @@
+//! The live loop: whatever is waiting is taken as one batch, decided, journalled and published.
+//!
+//! Two threads: the *engine* thread runs [`Loop::run`], the *flusher* thread [`Flusher::run`]. The engine
+//! goes on deciding while the flusher waits for the disk, so that one flush serves every batch that came
+//! meanwhile (group commit).
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::label::Label;
+use super::ports::{Flush, Quarantine, Records};
+use super::processor::{Intake, Outcome, Processor};
+use super::recent::{Recent, RecentDecisions};
+use super::status::Status;
+use crate::engine::{Decision, Engine, Fate};
+use crate::transaction::{Currency, EventTime, Position, Refusal, TransactionRef};
+
+/// When an answer may be given, and what a power cut can then take back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// After the disk's own flush: nothing answered is ever lost.
+    Flush,
+    /// After the write; the disk is flushed at this interval. A killed process loses nothing, a power cut
+    /// at most this much. Alerts still wait for the flush.
+    Interval(Duration),
+    /// After the write; the operating system flushes when it likes, some 30 s later.
+    Os,
+}
+
+/// Something for the engine thread.
+pub enum Message {
+    /// Records to decide. `assign` gives them the next offsets of their partition.
+    Records { intake: Intake, assign: bool, reply: Option<ReplyTo> },
+    /// Labels, one JSON object a record.
+    Labels { records: Records, reply: Option<LabelReplyTo> },
+    /// A question about state, answered between two batches.
+    Ask(Box<dyn FnOnce(&Engine) + Send>),
+    /// Finish what was sent before this and stop.
+    Stop,
+}
+
+/// Told for each label whether the features know its transaction.
+pub type LabelReplyTo = Box<dyn FnOnce(Vec<Result<bool, Refusal>>) + Send>;
+
+/// Told what became of each record.
+pub type ReplyTo = Box<dyn FnOnce(Vec<RecordReply>) + Send>;
+
+/// The answer for one record.
+#[derive(Debug, Clone)]
+pub enum RecordReply {
+    Decided(Box<Answer>),
+    Refused { position: Position, refusal: Refusal },
+}
+
+/// A decision with what its reader needs.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub transaction_id: String,
+    pub recent: Recent,
+}
+
+/// A decision somebody is to be told of, with all that the alert says.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    pub sequence: u64,
+    pub position: Position,
+    pub transaction_id: String,
+    pub event_time: EventTime,
+    /// Minor units of `currency`.
+    pub amount: i64,
+    pub currency: Currency,
+    /// The text fields the transaction has, by name.
+    pub fields: Vec<(String, String)>,
+    pub decision: Decision,
+    pub features: Arc<[f64]>,
+}
+
+/// Told of the alerts of durable decisions, in order.
+pub trait Notify: Send {
+    /// `cursor` is the number of the entry after the last one these come from.
+    fn notify(&mut self, candidates: Vec<Candidate>, cursor: u64);
+}
+
+/// What the two threads share.
+pub struct Shared {
+    pub recent: RecentDecisions,
+    pub quarantine: Mutex<Box<dyn Quarantine>>,
+    pub status: Status,
+}
+
+/// Decided and in the log; to be made durable and told.
+pub struct Committed {
+    cursor: u64,
+    flush: Box<dyn Flush>,
+    published: Published,
+}
+
+/// What a batch is to tell the world.
+#[derive(Default)]
+pub struct Published {
+    answers: Vec<Box<dyn FnOnce() + Send>>,
+    pub candidates: Vec<Candidate>,
+}
+
+/// The engine thread's part.
+pub struct Loop {
+    pub processor: Processor,
+    pub inbox: Receiver<Message>,
+    pub committed: SyncSender<Committed>,
+    pub shared: Arc<Shared>,
+    pub durability: Durability,
+    /// Records taken as one batch, at most (a single message may hold more).
+    pub max_batch: usize,
+    /// The next offset of each partition whose offsets are given here.
+    pub next_offsets: hashbrown::HashMap<u32, u64, foldhash::fast::FixedState>,
+    pub now_ms: fn() -> i64,
+}
+
+impl Loop {
+    /// Decides until told to stop, or until nobody can send any more.
+    pub fn run(mut self) -> Processor {
+        let mut batch: Vec<(Intake, Option<ReplyTo>)> = Vec::new();
+        'batches: loop {
+            let Ok(mut message) = self.inbox.recv() else { break };
+            let mut taken = 0;
+            loop {
+                match message {
+                    Message::Records { mut intake, assign, reply } => {
+                        if assign {
+                            let next = self.next_offsets.entry(intake.records.partition).or_default();
+                            intake.records.first_offset = *next;
+                            *next += intake.records.len() as u64;
+                        }
+                        taken += intake.records.len();
+                        batch.push((intake, reply));
+                    }
+                    Message::Labels { mut records, reply } => {
+                        self.decide(&mut batch);
+                        let next = self.next_offsets.entry(records.partition).or_default();
+                        records.first_offset = *next;
+                        *next += records.len() as u64;
+                        self.label(records, reply);
+                    }
+                    Message::Ask(question) => {
+                        self.decide(&mut batch);
+                        question(self.processor.engine());
+                    }
+                    Message::Stop => {
+                        self.decide(&mut batch);
+                        break 'batches;
+                    }
+                }
+                if taken >= self.max_batch {
+                    break;
+                }
+                match self.inbox.try_recv() {
+                    Ok(next) => message = next,
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => {
+                        self.decide(&mut batch);
+                        break 'batches;
+                    }
+                }
+            }
+            self.decide(&mut batch);
+        }
+        self.processor
+    }
+
+    fn decide(&mut self, batch: &mut Vec<(Intake, Option<ReplyTo>)>) {
+        if batch.is_empty() {
+            return;
+        }
+        let (intakes, replies): (Vec<Intake>, Vec<Option<ReplyTo>>) = batch.drain(..).unzip();
+        let arrival = (self.now_ms)();
+        let first_try = self.processor.process(&intakes, arrival);
+        let sequence = self.until_appended(first_try);
+        let published = publish(&self.processor, sequence, arrival, &intakes, replies, &self.shared);
+        self.send(sequence, published);
+    }
+
+    fn label(&mut self, records: Records, reply: Option<LabelReplyTo>) {
+        let parsed: Vec<Result<Label, Refusal>> = (0..records.len())
+            .map(|index| match records.records.get(index) {
+                Some(Err(refusal)) => Err(refusal.clone()),
+                _ => Label::parse(records.record(index)),
+            })
+            .collect();
+        let labels: Vec<Label> = parsed.iter().flatten().cloned().collect();
+        let intake = Intake { records, keep: true };
+        let (first_try, known) = self.processor.process_labels(&intake, &labels, (self.now_ms)());
+        let sequence = self.until_appended(first_try);
+        self.shared.status.labels(labels.len() as u64);
+        let mut published = Published::default();
+        if let Some(reply) = reply {
+            let mut known = known.into_iter();
+            let answers = parsed.into_iter().map(|label| label.map(|_| known.next().unwrap_or_default())).collect();
+            published.answers.push(Box::new(move || reply(answers)));
+        }
+        self.send(sequence, published);
+    }
+
+    /// A full disk stops the engine, and so its sources, until there is room again: nothing is dropped.
+    fn until_appended(&mut self, mut appended: std::io::Result<u64>) -> u64 {
+        loop {
+            match appended {
+                Ok(sequence) => {
+                    self.shared.status.resumed();
+                    return sequence;
+                }
+                Err(error) => {
+                    self.shared.status.stalled(&error);
+                    std::thread::sleep(Duration::from_millis(250));
+                    appended = self.processor.append();
+                }
+            }
+        }
+    }
+
+    fn send(&self, sequence: u64, mut published: Published) {
+        if self.durability != Durability::Flush {
+            published.answer();
+        }
+        let committed = Committed { cursor: sequence + 1, flush: self.processor.log().flusher(), published };
+        // The flusher ends only after this thread, or with the process: there is nobody to tell.
+        let _ = self.committed.send(committed);
+    }
+}
+
+impl Published {
+    fn answer(&mut self) {
+        for answer in self.answers.drain(..) {
+            answer();
+        }
+    }
+}
+
+/// Turns what was decided into answers, alerts, recent decisions and quarantined records.
+pub fn publish(
+    processor: &Processor,
+    sequence: u64,
+    arrival: EventTime,
+    intakes: &[Intake],
+    replies: Vec<Option<ReplyTo>>,
+    shared: &Shared,
+) -> Published {
+    let mut published = Published::default();
+    let step = processor.step(sequence);
+    let mut outcomes = step.outcomes.iter();
+    let mut rows = step.batch.pieces.iter().flat_map(|piece| {
+        (0..piece.transactions.len()).map(move |row| (piece.transactions.get(row), piece.prepared.id_hash(row)))
+    });
+    for (intake, reply) in intakes.iter().zip(replies.into_iter().map(Some).chain(std::iter::repeat_with(|| None))) {
+        let records = &intake.records;
+        let reply = reply.flatten();
+        let mut answers = Vec::with_capacity(if reply.is_some() { records.len() } else { 0 });
+        for (index, outcome) in outcomes.by_ref().take(records.len()).enumerate() {
+            let position = Position { partition: records.partition, offset: records.first_offset + index as u64 };
+            let decided = match outcome {
+                Outcome::Row(row) => rows.next().and_then(|(transaction, id)| {
+                    let decision = step.batch.decisions.get(*row as usize)?;
+                    Some((transaction, id, *row as usize, *decision))
+                }),
+                Outcome::Refused(_) => None,
+            };
+            let refusal = match (outcome, &decided) {
+                (Outcome::Refused(refusal), _) => Some(refusal.clone()),
+                (_, Some((transaction, _, _, decision))) if decision.fate == Fate::Future => Some(Refusal::new(
+                    "event_time",
+                    transaction.event_time().to_string().as_bytes(),
+                    "at most `max_future` ahead of the time it arrived",
+                )),
+                _ => None,
+            };
+            if let Some(refusal) = refusal {
+                shared.status.quarantined(1);
+                let mut quarantine = shared.quarantine.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Err(error) = quarantine.keep(arrival, position, &refusal, records.record(index)) {
+                    shared.status.quarantine_failed(&error);
+                }
+                if reply.is_some() {
+                    answers.push(RecordReply::Refused { position, refusal });
+                }
+                continue;
+            }
+            let Some((transaction, id, row, decision)) = decided else { continue };
+            shared.status.decided(&decision);
+            let recent = settle(shared, &step, row, position, transaction, id, decision);
+            if decision.alerts()
+                && let Some(features) = &recent.features
+            {
+                let candidate = candidate(sequence, &recent, transaction, Arc::clone(features));
+                published.candidates.push(candidate);
+            }
+            if reply.is_some() {
+                answers.push(RecordReply::Decided(Box::new(Answer {
+                    transaction_id: transaction.id().to_owned(),
+                    recent,
+                })));
+            }
+        }
+        if let Some(reply) = reply {
+            published.answers.push(Box::new(move || reply(answers)));
+        }
+    }
+    published
+}
+
+/// Remembers a new decision; finds the first one for a duplicate.
+fn settle(
+    shared: &Shared,
+    step: &super::processor::Step<'_>,
+    row: usize,
+    position: Position,
+    transaction: TransactionRef<'_>,
+    id: u64,
+    decision: Decision,
+) -> Recent {
+    let features = decision.alerts().then(|| Arc::from(step.batch.features.row(row)));
+    let mut recent = Recent { position, event_time: transaction.event_time(), decision, features };
+    if let Fate::Duplicate { partition, offset } = decision.fate {
+        let first = Position { partition, offset };
+        if let Some(known) = shared.recent.get(id).filter(|known| known.position == first) {
+            // The first decision stands, under its own position; the fate says that this is a repeat.
+            recent = Recent { decision: Decision { fate: decision.fate, ..known.decision }, ..known };
+        } else {
+            recent.position = first;
+        }
+        return recent;
+    }
+    shared.recent.insert(id, recent.clone());
+    recent
+}
+
+fn candidate(sequence: u64, recent: &Recent, transaction: TransactionRef<'_>, features: Arc<[f64]>) -> Candidate {
+    Candidate {
+        sequence,
+        position: recent.position,
+        transaction_id: transaction.id().to_owned(),
+        event_time: recent.event_time,
+        amount: transaction.amount(),
+        currency: transaction.currency(),
+        fields: transaction.texts().map(|(name, text)| (name.to_owned(), text.to_owned())).collect(),
+        decision: recent.decision,
+        features,
+    }
+}
+
+/// The flusher thread's part: makes batches durable, several at a time, and tells of them.
+pub struct Flusher {
+    pub inbox: Receiver<Committed>,
+    pub durability: Durability,
+    pub notify: Box<dyn Notify>,
+    pub shared: Arc<Shared>,
+}
+
+impl Flusher {
+    /// Flushes until the engine thread is gone.
+    ///
+    /// # Errors
+    /// The disk failed to flush: what was written since the last flush may be lost at a power cut, and
+    /// trying again would not tell. The process must stop and read the journal again.
+    pub fn run(mut self) -> std::io::Result<()> {
+        let mut waiting: Vec<Committed> = Vec::new();
+        loop {
+            match self.inbox.recv() {
+                Ok(committed) => waiting.push(committed),
+                Err(_) => return Ok(()),
+            }
+            if let Durability::Interval(interval) = self.durability {
+                self.gather(interval, &mut waiting);
+            }
+            while let Ok(committed) = self.inbox.try_recv() {
+                waiting.push(committed);
+            }
+            if self.durability != Durability::Os
+                && let Some(last) = waiting.last()
+            {
+                // A segment is flushed when it is closed: the newest flusher covers all before it.
+                last.flush.flush().inspect_err(|error| self.shared.status.stalled(error))?;
+                self.shared.status.flushed();
+            }
+            let mut candidates = Vec::new();
+            let mut cursor = 0;
+            for mut committed in waiting.drain(..) {
+                committed.published.answer();
+                candidates.append(&mut committed.published.candidates);
+                cursor = committed.cursor;
+            }
+            self.notify.notify(candidates, cursor);
+        }
+    }
+
+    /// Takes what comes within an interval of the first.
+    fn gather(&self, interval: Duration, waiting: &mut Vec<Committed>) {
+        let started = crate::clock::Stopwatch::start();
+        loop {
+            let left = interval.saturating_sub(started.elapsed());
+            match self.inbox.recv_timeout(left) {
+                Ok(committed) => waiting.push(committed),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+}

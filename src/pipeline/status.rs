@@ -1,0 +1,91 @@
+//! How the pipeline is doing, as counters that any thread may read.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::engine::{Decision, Fate};
+use crate::policy::Verdict;
+
+/// Totals since the start, and what stands in the way now.
+#[derive(Debug, Default)]
+pub struct Status {
+    pub allowed: AtomicU64,
+    pub reviewed: AtomicU64,
+    pub blocked: AtomicU64,
+    pub late: AtomicU64,
+    pub duplicates: AtomicU64,
+    pub quarantined: AtomicU64,
+    pub quarantine_failures: AtomicU64,
+    pub labels: AtomicU64,
+    pub flushes: AtomicU64,
+    stalled: AtomicBool,
+    trouble: Mutex<Option<String>>,
+}
+
+impl Status {
+    pub fn decided(&self, decision: &Decision) {
+        let counter = match decision.fate {
+            Fate::Duplicate { .. } => {
+                self.duplicates.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            Fate::Future | Fate::Refused => return,
+            Fate::Decided | Fate::Late => match decision.verdict {
+                Verdict::Allow => &self.allowed,
+                Verdict::Review => &self.reviewed,
+                Verdict::Block => &self.blocked,
+            },
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        if decision.fate == Fate::Late {
+            self.late.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub fn quarantined(&self, records: u64) {
+        self.quarantined.fetch_add(records, Ordering::Relaxed);
+    }
+
+    pub fn labels(&self, labels: u64) {
+        self.labels.fetch_add(labels, Ordering::Relaxed);
+    }
+
+    pub fn flushed(&self) {
+        self.flushes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The quarantine did not take a record; said once in the log, counted always.
+    pub fn quarantine_failed(&self, error: &std::io::Error) {
+        if self.quarantine_failures.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::error!(%error, "the quarantine does not take records: refused records are counted but not kept");
+        }
+    }
+
+    /// The journal does not take entries; said once in the log until it does again.
+    pub fn stalled(&self, error: &std::io::Error) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(format!("the journal cannot be written: {error}"));
+        if !self.stalled.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, "the journal cannot be written: paused until it can");
+        }
+    }
+
+    pub fn resumed(&self) {
+        if self.stalled.load(Ordering::Relaxed) && self.stalled.swap(false, Ordering::Relaxed) {
+            *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            tracing::info!("the journal can be written again");
+        }
+    }
+
+    /// Why nothing can be taken now, if so.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Transactions decided, duplicates not counted.
+    #[must_use]
+    pub fn transactions(&self) -> u64 {
+        [&self.allowed, &self.reviewed, &self.blocked].iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
+    }
+}

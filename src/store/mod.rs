@@ -1,0 +1,4 @@
+//! What is kept on disk. `journal` is the one commit point; `rows` writes what others read.
+
+pub mod journal;
+pub mod rows;

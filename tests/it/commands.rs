@@ -1,0 +1,138 @@
+//! The command line as a user types it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn caddis(folder: &Path, arguments: &[&str]) -> Output {
+    let set = concat!(env!("CARGO_MANIFEST_DIR"), "/models/features.toml");
+    let arguments = arguments.iter().map(|argument| if *argument == "SET" { set } else { argument });
+    Command::new(env!("CARGO_BIN_EXE_caddis")).args(arguments).current_dir(folder).output().expect("runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn simulate_features_train() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    let made = caddis(
+        at,
+        &[
+            "simulate",
+            "--accounts",
+            "300",
+            "--terminals",
+            "200",
+            "--days",
+            "30",
+            "--out",
+            "p.ndjson",
+            "--labels",
+            "l.ndjson",
+            "--json",
+        ],
+    );
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    let transactions = made["summary"]["transactions"].as_u64().expect("a count");
+    assert_eq!(std::fs::read_to_string(at.join("p.ndjson")).expect("a file").lines().count() as u64, transactions);
+
+    let rows = caddis(
+        at,
+        &["features", "--set", "SET", "--in", "p.ndjson", "--labels", "l.ndjson", "--out", "rows.csv", "--json"],
+    );
+    assert!(rows.status.success(), "{}", text(&rows.stderr));
+    let summary: serde_json::Value = serde_json::from_slice(&rows.stdout).expect("JSON");
+    assert_eq!(summary["transactions"].as_u64(), Some(transactions));
+    let table = std::fs::read_to_string(at.join("rows.csv")).expect("a file");
+    assert_eq!(table.lines().count() as u64, transactions + 1);
+    assert!(table.starts_with("transaction_id,event_time,log_amount,hour,"));
+
+    let train = |name: &str| {
+        let trained = caddis(
+            at,
+            &[
+                "train",
+                "--set",
+                "SET",
+                "--in",
+                "p.ndjson",
+                "--labels",
+                "l.ndjson",
+                "--registry",
+                "models",
+                "--name",
+                name,
+                "--trees",
+                "10",
+                "--depth",
+                "5",
+                "--promote",
+                "--json",
+            ],
+        );
+        assert!(trained.status.success(), "{}", text(&trained.stderr));
+        let result: serde_json::Value = serde_json::from_slice(&trained.stdout).expect("JSON");
+        let version = result["version"].as_str().expect("a version").to_owned();
+        let model = std::fs::read(at.join("models").join(name).join(&version).join("model.bin")).expect("a model");
+        (result, model)
+    };
+    let (result, first) = train("a");
+    // With 1 % fraud a guess has an average precision of 0.01.
+    assert!(result["metrics"]["average_precision"].as_f64().expect("a number") > 0.1, "{result}");
+    assert_eq!(first, train("b").1, "the same data and parameters give the same bytes");
+}
+
+#[test]
+fn a_bad_line_is_refused_and_the_others_are_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let good = r#"{"id":1,"at":1700000000,"cents":1234,"who":{"acct":"a1"}}"#;
+    let lines = format!("{good}\n{{\"id\":2,\"at\":\"soon\",\"cents\":5}}\n{}\n", good.replace("\"id\":1", "\"id\":3"));
+    std::fs::write(folder.path().join("in.ndjson"), lines).expect("writes");
+    let mapping = r#"
+        transaction_id = "id"
+        event_time = { path = "at", format = "s" }
+        amount = { path = "cents", unit = "minor" }
+        account = "who.acct"
+    "#;
+    std::fs::write(folder.path().join("mapping.toml"), mapping).expect("writes");
+    let ran = caddis(
+        folder.path(),
+        &[
+            "features",
+            "--set",
+            "SET",
+            "--mapping",
+            "mapping.toml",
+            "--in",
+            "in.ndjson",
+            "--out",
+            "rows.ndjson",
+            "--json",
+        ],
+    );
+    assert_eq!(ran.status.code(), Some(3), "{}", text(&ran.stderr));
+    assert!(text(&ran.stderr).contains("at: `soon` is not a time in seconds since 1970"), "{}", text(&ran.stderr));
+    let summary: serde_json::Value = serde_json::from_slice(&ran.stdout).expect("JSON");
+    assert_eq!((summary["transactions"].as_u64(), summary["quarantined"].as_u64()), (Some(2), Some(1)));
+    let rows = std::fs::read_to_string(folder.path().join("rows.ndjson")).expect("a file");
+    let last: serde_json::Value = serde_json::from_str(rows.lines().last().expect("a row")).expect("JSON");
+    assert_eq!((last["account_count_1h"].as_u64(), last["account_sum_24h"].as_u64()), (Some(2), Some(2_468)));
+}
+
+#[test]
+fn mistakes_are_told_all_at_once_with_their_places() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let set = "[[entities]]\nname = \"acount\"\n\n[[features]]\nname = \"a\"\nentity = \"account\"\nis = \"count\"\nwindow = \"91d\"\n";
+    std::fs::write(folder.path().join("set.toml"), set).expect("writes");
+    let ran = caddis(folder.path(), &["features", "--set", "set.toml", "--in", "-", "--out", "none"]);
+    assert_eq!(ran.status.code(), Some(2));
+    let said = text(&ran.stderr);
+    assert!(said.contains("set.toml:2:8: no text field `acount`\n  help: did you mean `account`?"), "{said}");
+    assert!(said.contains("set.toml:6:10: no entity `account`"), "{said}");
+    let ran = caddis(folder.path(), &["features", "--set", "SET", "--in", "-", "--out", "rows.xlsx"]);
+    assert_eq!(ran.status.code(), Some(2));
+    assert!(text(&ran.stderr).contains("end it in .parquet, .csv or .ndjson"));
+}
