@@ -1,7 +1,10 @@
 //! Caddis: real-time fraud detection for payment streams. See ARCHITECTURE.md.
 
+pub mod alerts;
+pub mod api;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod engine;
 pub mod features;
 pub mod mistake;

@@ -131,6 +131,23 @@ pub trait Quarantine: Send {
     /// # Errors
     /// It could not be kept.
     fn keep(&mut self, arrival: EventTime, position: Position, refusal: &Refusal, record: &[u8]) -> io::Result<()>;
+
+    /// Makes durable, from any thread, what was kept before this call.
+    fn flusher(&self) -> Box<dyn Flush>;
+}
+
+/// A quarantine that keeps nothing: for recovery, whose refused records are in the real one already.
+#[derive(Debug, Default)]
+pub struct NoQuarantine;
+
+impl Quarantine for NoQuarantine {
+    fn keep(&mut self, _: EventTime, _: Position, _: &Refusal, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flusher(&self) -> Box<dyn Flush> {
+        Box::new(NothingToFlush)
+    }
 }
 
 /// A log in memory, for tests, the demo and benchmarks. Clones share their entries.

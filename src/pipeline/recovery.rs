@@ -102,7 +102,7 @@ impl Recovery<'_> {
         } else {
             self.recovered.by_another_brain += 1;
         }
-        let published = publish(self.processor, sequence, head.arrival, &intakes, Vec::new(), self.shared);
+        let published = publish(self.processor, sequence, head, &intakes, Vec::new(), self.shared);
         if sequence >= self.alerts_from {
             self.recovered.candidates.extend(published.candidates);
         }

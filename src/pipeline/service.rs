@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::entry::EntryHead;
 use super::label::Label;
 use super::ports::{Flush, Quarantine, Records};
 use super::processor::{Intake, Outcome, Processor};
@@ -64,6 +65,8 @@ pub struct Answer {
 #[derive(Debug, Clone)]
 pub struct Candidate {
     pub sequence: u64,
+    /// Which feature set, model and policy decided, as the journal says it.
+    pub decided_by: u64,
     pub position: Position,
     pub transaction_id: String,
     pub event_time: EventTime,
@@ -93,6 +96,8 @@ pub struct Shared {
 pub struct Committed {
     cursor: u64,
     flush: Box<dyn Flush>,
+    /// Refused records to make durable as well.
+    quarantine: Option<Box<dyn Flush>>,
     published: Published,
 }
 
@@ -101,6 +106,8 @@ pub struct Committed {
 pub struct Published {
     answers: Vec<Box<dyn FnOnce() + Send>>,
     pub candidates: Vec<Candidate>,
+    /// Whether records went to the quarantine.
+    quarantined: bool,
 }
 
 /// The engine thread's part.
@@ -176,7 +183,8 @@ impl Loop {
         let arrival = (self.now_ms)();
         let first_try = self.processor.process(&intakes, arrival);
         let sequence = self.until_appended(first_try);
-        let published = publish(&self.processor, sequence, arrival, &intakes, replies, &self.shared);
+        let head = EntryHead { decided_by: self.processor.decided_by(), arrival };
+        let published = publish(&self.processor, sequence, head, &intakes, replies, &self.shared);
         self.send(sequence, published);
     }
 
@@ -222,7 +230,11 @@ impl Loop {
         if self.durability != Durability::Flush {
             published.answer();
         }
-        let committed = Committed { cursor: sequence + 1, flush: self.processor.log().flusher(), published };
+        let quarantine = published
+            .quarantined
+            .then(|| self.shared.quarantine.lock().unwrap_or_else(PoisonError::into_inner).flusher());
+        let flush = self.processor.log().flusher();
+        let committed = Committed { cursor: sequence + 1, flush, quarantine, published };
         // The flusher ends only after this thread, or with the process: there is nobody to tell.
         let _ = self.committed.send(committed);
     }
@@ -240,7 +252,7 @@ impl Published {
 pub fn publish(
     processor: &Processor,
     sequence: u64,
-    arrival: EventTime,
+    head: EntryHead,
     intakes: &[Intake],
     replies: Vec<Option<ReplyTo>>,
     shared: &Shared,
@@ -275,8 +287,9 @@ pub fn publish(
             };
             if let Some(refusal) = refusal {
                 shared.status.quarantined(1);
+                published.quarantined = true;
                 let mut quarantine = shared.quarantine.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Err(error) = quarantine.keep(arrival, position, &refusal, records.record(index)) {
+                if let Err(error) = quarantine.keep(head.arrival, position, &refusal, records.record(index)) {
                     shared.status.quarantine_failed(&error);
                 }
                 if reply.is_some() {
@@ -290,7 +303,7 @@ pub fn publish(
             if decision.alerts()
                 && let Some(features) = &recent.features
             {
-                let candidate = candidate(sequence, &recent, transaction, Arc::clone(features));
+                let candidate = candidate(sequence, head.decided_by, &recent, transaction, Arc::clone(features));
                 published.candidates.push(candidate);
             }
             if reply.is_some() {
@@ -333,9 +346,16 @@ fn settle(
     recent
 }
 
-fn candidate(sequence: u64, recent: &Recent, transaction: TransactionRef<'_>, features: Arc<[f64]>) -> Candidate {
+fn candidate(
+    sequence: u64,
+    decided_by: u64,
+    recent: &Recent,
+    transaction: TransactionRef<'_>,
+    features: Arc<[f64]>,
+) -> Candidate {
     Candidate {
         sequence,
+        decided_by,
         position: recent.position,
         transaction_id: transaction.id().to_owned(),
         event_time: recent.event_time,
@@ -378,6 +398,11 @@ impl Flusher {
                 && let Some(last) = waiting.last()
             {
                 // A segment is flushed when it is closed: the newest flusher covers all before it.
+                if let Some(quarantine) = waiting.iter().rev().find_map(|committed| committed.quarantine.as_ref())
+                    && let Err(error) = quarantine.flush()
+                {
+                    self.shared.status.quarantine_failed(&error);
+                }
                 last.flush.flush().inspect_err(|error| self.shared.status.stalled(error))?;
                 self.shared.status.flushed();
             }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use caddis::engine::{AdmissionSettings, Brain, Engine, EngineSettings};
 use caddis::features::FeatureSet;
 use caddis::pipeline::entry::{self, Section};
-use caddis::pipeline::ports::{MemoryLog, Quarantine, Records};
+use caddis::pipeline::ports::{MemoryLog, NoQuarantine, Quarantine, Records};
 use caddis::pipeline::processor::{Intake, Processor};
 use caddis::pipeline::recent::RecentDecisions;
 use caddis::pipeline::recovery::{NothingToReread, Recovered, Recovery};
@@ -16,7 +16,7 @@ use caddis::pipeline::status::Status;
 use caddis::policy::{Policy, Thresholds, Verdict};
 use caddis::simulate::{Scenario, write};
 use caddis::sources::decode::{JsonDecoder, Mapping, Rates};
-use caddis::transaction::{Currency, Position, Refusal, Schema};
+use caddis::transaction::{Currency, Schema};
 
 const ARRIVAL: i64 = 1_800_000_000_000;
 
@@ -118,17 +118,9 @@ fn the_same_cuts_give_the_same_journal_bytes_with_any_number_of_threads() {
     }
 }
 
-struct Forget;
-
-impl Quarantine for Forget {
-    fn keep(&mut self, _: i64, _: Position, _: &Refusal, _: &[u8]) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 fn recovered(log: &MemoryLog, threads: usize) -> (Processor, Shared, Recovered) {
     let mut processor = processor(threads, &MemoryLog::default());
-    let quarantine: Box<dyn Quarantine> = Box::new(Forget);
+    let quarantine: Box<dyn Quarantine> = Box::new(NoQuarantine);
     let shared =
         Shared { recent: RecentDecisions::new(100_000), quarantine: Mutex::new(quarantine), status: Status::default() };
     let mut recovery = Recovery {

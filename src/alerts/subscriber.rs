@@ -1,0 +1,121 @@
+//! Who is told of alerts, and of which.
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::egress::check_host;
+use super::sign::SigningKey;
+
+/// Somebody who is sent alerts.
+#[derive(Debug, Clone)]
+pub struct Subscriber {
+    pub name: String,
+    pub url: Url,
+    pub key: SigningKey,
+    pub filter: Filter,
+    /// Whether it may live at an address that is not on the public internet.
+    pub allow_private: bool,
+}
+
+/// Which alerts a subscriber wants.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Filter {
+    /// Empty is all.
+    pub verdicts: Vec<String>,
+    /// Alerts that rules alone raised have no score and always pass.
+    pub min_score: f64,
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self { verdicts: Vec::new(), min_score: 0.0 }
+    }
+}
+
+impl Filter {
+    #[must_use]
+    pub fn wants(&self, verdict: &str, score: f64) -> bool {
+        let verdict = self.verdicts.is_empty() || self.verdicts.iter().any(|wanted| wanted == verdict);
+        verdict && (score.is_nan() || score >= self.min_score)
+    }
+}
+
+/// What is wrong with a subscriber, in words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("subscriber `{name}`: {what}")]
+pub struct WrongSubscriber {
+    pub name: String,
+    pub what: String,
+}
+
+impl Subscriber {
+    /// # Errors
+    /// Name, URL, secret or filter cannot be used.
+    pub fn new(
+        name: &str,
+        url: &str,
+        secret: &str,
+        filter: Filter,
+        allow_private: bool,
+    ) -> Result<Self, WrongSubscriber> {
+        let wrong = |what: String| WrongSubscriber { name: name.to_owned(), what };
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+            return Err(wrong("a name has 1 to 64 letters, digits, `-`, `_` or `.`".into()));
+        }
+        let url = Url::parse(url).map_err(|error| wrong(format!("`{url}` is no URL: {error}")))?;
+        if !matches!(url.scheme(), "https" | "http") {
+            return Err(wrong(format!("{}:// is not http:// or https://", url.scheme())));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(wrong("a password in the URL would end up in logs; requests are signed instead".into()));
+        }
+        if !allow_private {
+            if url.scheme() != "https" {
+                return Err(wrong("a public subscriber needs https://: alerts name accounts".into()));
+            }
+            check_host(&url).map_err(wrong)?;
+        }
+        let key = SigningKey::parse(secret).map_err(wrong)?;
+        if let Some(odd) = filter.verdicts.iter().find(|verdict| !matches!(verdict.as_str(), "review" | "block")) {
+            return Err(wrong(format!("`{odd}` is not \"review\" or \"block\"")));
+        }
+        if !(0.0..=1.0).contains(&filter.min_score) {
+            return Err(wrong(format!("min_score {} is not from 0 to 1", filter.min_score)));
+        }
+        Ok(Self { name: name.to_owned(), url, key, filter, allow_private })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Filter, Subscriber};
+
+    const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+    #[test]
+    fn what_cannot_be_used_is_refused_with_the_reason() {
+        let new = |name, url, private| Subscriber::new(name, url, SECRET, Filter::default(), private);
+        assert!(new("desk", "https://desk.example/hook", false).is_ok());
+        assert!(new("desk", "http://127.0.0.1:9/hook", true).is_ok());
+        for (name, url, said) in [
+            ("", "https://desk.example", "1 to 64"),
+            ("desk", "desk.example", "no URL"),
+            ("desk", "ftp://desk.example", "not http://"),
+            ("desk", "http://desk.example", "needs https://"),
+            ("desk", "https://127.0.0.1", "no public address"),
+            ("desk", "https://u:p@desk.example", "a password"),
+        ] {
+            let error = new(name, url, false).expect_err("wrong").to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn filters_choose_by_verdict_and_score() {
+        let filter = Filter { verdicts: vec!["block".into()], min_score: 0.5 };
+        assert!(filter.wants("block", 0.5) && filter.wants("block", f64::NAN));
+        assert!(!filter.wants("review", 0.9) && !filter.wants("block", 0.4));
+    }
+}
