@@ -1,7 +1,10 @@
 //! The command line, one file a subcommand.
 
+mod alerts;
 mod features;
 mod progress;
+mod quarantine;
+mod run;
 mod simulate;
 mod stream;
 mod train;
@@ -30,12 +33,20 @@ Exit codes:
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Decide transactions: over HTTP, from files and standard input.
+    Run(run::RunArguments),
+    /// Look a configuration through, and all it names; every mistake is told.
+    Check(run::CheckArguments),
     /// Make synthetic payments with fraud and drift, and their labels.
     Simulate(simulate::Arguments),
     /// Run the engine over a recorded stream and write one row of features a transaction.
     Features(features::Arguments),
     /// Train a model on a recorded stream and its labels, and put it into the registry.
     Train(train::Arguments),
+    /// Alerts, subscribers and dead letters of a data folder.
+    Alerts(alerts::Arguments),
+    /// Records that were refused.
+    Quarantine(quarantine::Arguments),
     /// Print a completion script for your shell.
     Completions { shell: clap_complete::Shell },
 }
@@ -52,6 +63,10 @@ pub enum Ended {
 #[expect(clippy::print_stderr, reason = "the one place that tells how a command failed")]
 pub fn main() -> u8 {
     let ended = match Cli::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Check(arguments) => run::check(&arguments),
+        Command::Alerts(arguments) => alerts::run(&arguments),
+        Command::Quarantine(arguments) => quarantine::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Features(arguments) => features::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
@@ -75,6 +90,13 @@ pub fn main() -> u8 {
 /// Reads a file that a person wrote.
 fn read_text(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
+}
+
+/// A secret given on the command line, best as `env:NAME` or `file:PATH`.
+#[expect(clippy::disallowed_methods, reason = "the variable is named by the user")]
+fn secret(text: &str) -> anyhow::Result<String> {
+    let look_up = |name: &str| std::env::var(name).ok();
+    crate::config::Secret::resolve(text, &look_up).map(|secret| secret.reveal().to_owned()).map_err(anyhow::Error::msg)
 }
 
 /// One line of JSON on standard output.

@@ -156,16 +156,7 @@ impl Registry {
             Wanted::Current => self.current(name)?,
             Wanted::Version(version) => version.to_owned(),
         };
-        let (compiled, manifest) = self.read(name, &version)?;
-        if manifest.feature_set != feature_set {
-            let (model, configured) = (manifest.feature_set, feature_set.to_owned());
-            return Err(RegistryError::FeatureSet { name: name.into(), model, configured });
-        }
-        Model::new(name, &version, compiled, manifest).map_err(|why| RegistryError::Unreadable {
-            name: name.into(),
-            version,
-            why,
-        })
+        model(name, &version, self.read(name, &version)?, feature_set)
     }
 
     /// Model and manifest as stored, checked against the version.
@@ -185,23 +176,7 @@ impl Registry {
             });
         }
         let (bytes, text) = (read_bounded(&folder.join("model.bin"))?, read_bounded(&folder.join("manifest.json"))?);
-        let found = version_of(&bytes, &text);
-        let (name, version) = (name.to_owned(), version.to_owned());
-        if found != version {
-            return Err(RegistryError::Tampered { name, version, found });
-        }
-        let manifest: Manifest = match serde_json::from_slice(&text) {
-            Ok(manifest) => manifest,
-            Err(why) => return Err(RegistryError::Manifest { name, version, why: why.to_string() }),
-        };
-        match Compiled::decode(&bytes) {
-            Ok(compiled) if compiled.width as usize == manifest.feature_names.len() => Ok((compiled, manifest)),
-            Ok(compiled) => {
-                let why = format!("{} feature names for {} features", manifest.feature_names.len(), compiled.width);
-                Err(RegistryError::Manifest { name, version, why })
-            }
-            Err(why) => Err(RegistryError::Unreadable { name, version, why }),
-        }
+        decode(name, version, &bytes, &text)
     }
 
     fn folder(&self, name: &str) -> Result<PathBuf, RegistryError> {
@@ -211,6 +186,51 @@ impl Registry {
             return Err(RegistryError::Name(name.into()));
         }
         Ok(self.root.join(name))
+    }
+}
+
+/// A model for rows of the feature set with this fingerprint.
+///
+/// # Errors
+/// When it was trained on another feature set.
+pub fn model(
+    name: &str,
+    version: &str,
+    (compiled, manifest): (Compiled, Manifest),
+    feature_set: &str,
+) -> Result<Model, RegistryError> {
+    if manifest.feature_set != feature_set {
+        let (model, configured) = (manifest.feature_set, feature_set.to_owned());
+        return Err(RegistryError::FeatureSet { name: name.into(), model, configured });
+    }
+    Model::new(name, version, compiled, manifest).map_err(|why| RegistryError::Unreadable {
+        name: name.into(),
+        version: version.into(),
+        why,
+    })
+}
+
+/// Model and manifest from the content of their files, checked against the version.
+///
+/// # Errors
+/// When they were changed or do not decode.
+pub fn decode(name: &str, version: &str, bytes: &[u8], text: &[u8]) -> Result<(Compiled, Manifest), RegistryError> {
+    let found = version_of(bytes, text);
+    let (name, version) = (name.to_owned(), version.to_owned());
+    if found != version {
+        return Err(RegistryError::Tampered { name, version, found });
+    }
+    let manifest: Manifest = match serde_json::from_slice(text) {
+        Ok(manifest) => manifest,
+        Err(why) => return Err(RegistryError::Manifest { name, version, why: why.to_string() }),
+    };
+    match Compiled::decode(bytes) {
+        Ok(compiled) if compiled.width as usize == manifest.feature_names.len() => Ok((compiled, manifest)),
+        Ok(compiled) => {
+            let why = format!("{} feature names for {} features", manifest.feature_names.len(), compiled.width);
+            Err(RegistryError::Manifest { name, version, why })
+        }
+        Err(why) => Err(RegistryError::Unreadable { name, version, why }),
     }
 }
 

@@ -86,6 +86,11 @@ impl Processor {
         &*self.log
     }
 
+    /// Puts another log in place: recovery decides without one.
+    pub fn commit_to(&mut self, log: Box<dyn Log>) {
+        self.log = log;
+    }
+
     /// Which feature set, model and policy decide, as the journal says it.
     #[must_use]
     pub fn decided_by(&self) -> u64 {

@@ -13,6 +13,8 @@ use crate::transaction::{EventTime, Position};
 pub struct Recent {
     pub position: Position,
     pub event_time: EventTime,
+    /// Which feature set, model and policy decided, as the journal says it.
+    pub decided_by: u64,
     pub decision: Decision,
     /// The features it was decided on, kept where it alerts.
     pub features: Option<Arc<[f64]>>,
@@ -76,7 +78,7 @@ mod tests {
         for offset in 0..3 {
             let position = Position { partition: 0, offset };
             let decision = Decision::none(Fate::Decided);
-            recent.insert(offset, Recent { position, event_time: 0, decision, features: None });
+            recent.insert(offset, Recent { position, event_time: 0, decided_by: 0, decision, features: None });
         }
         assert!(recent.get(0).is_none());
         assert_eq!(recent.get(2).map(|found| found.position.offset), Some(2));

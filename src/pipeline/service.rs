@@ -299,11 +299,18 @@ pub fn publish(
             }
             let Some((transaction, id, row, decision)) = decided else { continue };
             shared.status.decided(&decision);
-            let recent = settle(shared, &step, row, position, transaction, id, decision);
+            let decided = Recent {
+                position,
+                event_time: transaction.event_time(),
+                decided_by: head.decided_by,
+                decision,
+                features: decision.alerts().then(|| Arc::from(step.batch.features.row(row))),
+            };
+            let recent = settle(shared, id, decided);
             if decision.alerts()
                 && let Some(features) = &recent.features
             {
-                let candidate = candidate(sequence, head.decided_by, &recent, transaction, Arc::clone(features));
+                let candidate = candidate(sequence, &recent, transaction, Arc::clone(features));
                 published.candidates.push(candidate);
             }
             if reply.is_some() {
@@ -321,17 +328,8 @@ pub fn publish(
 }
 
 /// Remembers a new decision; finds the first one for a duplicate.
-fn settle(
-    shared: &Shared,
-    step: &super::processor::Step<'_>,
-    row: usize,
-    position: Position,
-    transaction: TransactionRef<'_>,
-    id: u64,
-    decision: Decision,
-) -> Recent {
-    let features = decision.alerts().then(|| Arc::from(step.batch.features.row(row)));
-    let mut recent = Recent { position, event_time: transaction.event_time(), decision, features };
+fn settle(shared: &Shared, id: u64, mut recent: Recent) -> Recent {
+    let decision = recent.decision;
     if let Fate::Duplicate { partition, offset } = decision.fate {
         let first = Position { partition, offset };
         if let Some(known) = shared.recent.get(id).filter(|known| known.position == first) {
@@ -346,16 +344,10 @@ fn settle(
     recent
 }
 
-fn candidate(
-    sequence: u64,
-    decided_by: u64,
-    recent: &Recent,
-    transaction: TransactionRef<'_>,
-    features: Arc<[f64]>,
-) -> Candidate {
+fn candidate(sequence: u64, recent: &Recent, transaction: TransactionRef<'_>, features: Arc<[f64]>) -> Candidate {
     Candidate {
         sequence,
-        decided_by,
+        decided_by: recent.decided_by,
         position: recent.position,
         transaction_id: transaction.id().to_owned(),
         event_time: recent.event_time,

@@ -30,6 +30,8 @@ pub struct LineSource<R> {
     /// In the middle of a line that is too long: its start was refused, its rest is skipped.
     skipping: bool,
     paused: bool,
+    /// Lines may still be added at the end: there is no end, only nothing more for now.
+    follow: bool,
     block_records: usize,
 }
 
@@ -65,6 +67,7 @@ impl<R: Read> LineSource<R> {
             ended: false,
             skipping: false,
             paused: false,
+            follow: false,
             block_records: MAX_RECORDS,
         }
     }
@@ -73,6 +76,14 @@ impl<R: Read> LineSource<R> {
     #[must_use]
     pub fn in_blocks_of(mut self, records: usize) -> Self {
         self.block_records = records.clamp(1, MAX_RECORDS);
+        self
+    }
+
+    /// Waits for lines to be added at the end, rather than taking it for the end; a line counts once its
+    /// newline is there.
+    #[must_use]
+    pub fn following(mut self) -> Self {
+        self.follow = true;
         self
     }
 
@@ -91,8 +102,8 @@ impl<R: Read> LineSource<R> {
                 self.skipping = false;
                 break;
             }
-            if into.is_empty() || self.skipping {
-                self.read_more()?;
+            if (into.is_empty() || self.skipping) && !self.read_more()? && self.follow {
+                break;
             }
         }
         if into.is_empty() {
@@ -136,7 +147,8 @@ impl<R: Read> LineSource<R> {
         self.cursor += bytes as u64;
     }
 
-    fn read_more(&mut self) -> io::Result<()> {
+    /// Whether there was more.
+    fn read_more(&mut self) -> io::Result<bool> {
         self.buffer.drain(..self.used);
         self.used = 0;
         let have = self.buffer.len();
@@ -148,8 +160,9 @@ impl<R: Read> LineSource<R> {
             }
         };
         self.buffer.truncate(have + read.as_ref().copied().unwrap_or_default());
-        self.ended = read? == 0;
-        Ok(())
+        let more = read? > 0;
+        self.ended = !more && !self.follow;
+        Ok(more)
     }
 }
 
@@ -184,7 +197,8 @@ impl Source for LineSource<File> {
         if self.paused {
             return Ok(Polled::Idle);
         }
-        Ok(if self.next_records(into)? { Polled::Records } else { Polled::End })
+        let nothing = if self.follow { Polled::Idle } else { Polled::End };
+        Ok(if self.next_records(into)? { Polled::Records } else { nothing })
     }
 
     fn pause(&mut self, _partition: u32, paused: bool) {
@@ -201,7 +215,7 @@ impl Source for LineSource<File> {
 #[cfg(test)]
 mod tests {
     use super::{LineSource, MAX_RECORD_BYTES};
-    use crate::pipeline::ports::{Records, Source};
+    use crate::pipeline::ports::{Polled, Records, Source};
     use crate::transaction::Position;
 
     fn lines(text: &[u8]) -> Vec<Result<String, ()>> {
@@ -225,6 +239,21 @@ mod tests {
         assert_eq!(lines(b""), []);
         let long = [b"a\n".as_slice(), &vec![b'x'; 3 * MAX_RECORD_BYTES], b"\nb\n"].concat();
         assert_eq!(lines(&long), [ok("a"), Err(()), ok("b")]);
+    }
+
+    #[test]
+    fn a_followed_file_has_no_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("records");
+        std::fs::write(&path, "one\ntw").expect("writes");
+        let mut source = LineSource::open(&path, 1).expect("opens").following();
+        let mut records = Records::default();
+        assert_eq!(source.poll(&mut records).expect("reads"), Polled::Records);
+        assert_eq!((records.len(), records.record(0)), (1, b"one".as_slice()));
+        assert_eq!(source.poll(&mut records).expect("reads"), Polled::Idle);
+        std::fs::write(&path, "one\ntwo\n").expect("writes");
+        assert_eq!(source.poll(&mut records).expect("reads"), Polled::Records);
+        assert_eq!((records.first_offset, records.record(0)), (1, b"two".as_slice()));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Records to transactions. A [`Mapping`] says where each field is; [`JsonDecoder`] reads a JSON object.
 
+pub mod body;
 mod json;
 mod mapping;
 mod scan;

@@ -1,0 +1,202 @@
+//! From a configuration to what the service is made of; every mistake in every file it names is told.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rust_embed::RustEmbed;
+
+use crate::alerts::{Filter, Subscriber};
+use crate::config::Config;
+use crate::engine::{AdmissionSettings, Brain, EngineSettings};
+use crate::features::FeatureSet;
+use crate::mistake::{Mistake, Mistakes};
+use crate::models::Model;
+use crate::models::registry::{self, Registry, RegistryError, Wanted};
+use crate::policy::{Policy, Thresholds};
+use crate::sources::decode::{Mapping, Rates};
+use crate::transaction::Schema;
+
+/// What is shipped with Caddis: feature set, policy, and the registry with the baseline model.
+#[derive(RustEmbed)]
+#[folder = "models/"]
+pub struct Shipped;
+
+/// A configuration with all that it names loaded and checked.
+#[derive(Clone)]
+pub struct Setup {
+    pub config: Config,
+    pub schema: Arc<Schema>,
+    pub mapping: Arc<Mapping>,
+    pub brain: Brain,
+    pub subscribers: Vec<Subscriber>,
+}
+
+impl Setup {
+    /// # Errors
+    /// Every mistake in the configuration's mapping and rates, the feature set, the policy, the subscribers,
+    /// and what keeps the model from loading.
+    pub fn load(config: Config) -> Result<Self, Mistakes> {
+        let mut mistakes = Vec::new();
+        let schema = Arc::new(config.schema.clone());
+        let mapping = mapping(&config, &schema, &mut mistakes);
+        let subscribers = subscribers(&config, &mut mistakes);
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.filter) {
+            mistakes.push(Mistake::in_file(&config.file, format!("`log.filter`: {error}")));
+        }
+        let features = features(&config, &schema, &mut mistakes);
+        let model = features.as_ref().and_then(|features| {
+            model(&config, features).map_err(|error| mistakes.push(wrong_model(&config, &error))).ok()
+        });
+        let policy = features.as_ref().and_then(|features| policy(&config, &schema, features, &mut mistakes));
+        let (Some(mapping), Some(features), Some(model), Some(policy), true) =
+            (mapping, features, model, policy, mistakes.is_empty())
+        else {
+            return Err(Mistakes(mistakes));
+        };
+        let from_model = model.as_ref().map_or_else(Thresholds::default, |model| {
+            let thresholds = model.manifest.thresholds;
+            Thresholds { review: thresholds.review, block: thresholds.block }
+        });
+        let thresholds = policy.thresholds().unwrap_or(from_model);
+        let brain =
+            Brain { features: Arc::new(features), model: model.map(Arc::new), policy: Arc::new(policy), thresholds };
+        Ok(Self { config, schema, mapping: Arc::new(mapping), brain, subscribers })
+    }
+
+    /// How the engine is to work, with the key of this data folder.
+    #[must_use]
+    pub fn engine_settings(&self, key: [u8; 16]) -> EngineSettings {
+        let stream = self.config.stream;
+        EngineSettings {
+            threads: self.config.engine.threads,
+            admission: AdmissionSettings {
+                allowed_lateness: stream.allowed_lateness,
+                max_future: stream.max_future,
+                dedupe_horizon: stream.dedupe_horizon,
+                dedupe_limit: stream.dedupe_limit,
+            },
+            key,
+        }
+    }
+}
+
+/// Which brain decides, as journal entries say it: feature set, model, policy and thresholds.
+#[must_use]
+pub fn decided_by(brain: &Brain) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    let model = brain.model.as_ref().map_or("none", |model| model.version());
+    for part in [brain.features.fingerprint(), model, brain.policy.fingerprint()] {
+        hasher.update(part.as_bytes()).update(b"\n");
+    }
+    hasher.update(&brain.thresholds.review.to_le_bytes()).update(&brain.thresholds.block.to_le_bytes());
+    let hash = hasher.finalize();
+    hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+fn mapping(config: &Config, schema: &Arc<Schema>, mistakes: &mut Vec<Mistake>) -> Option<Mapping> {
+    let mut rates = Rates::new(config.base_currency);
+    for (currency, rate) in &config.rates {
+        if let Err(expected) = rates.set(*currency, rate) {
+            let message = format!("`money.rates.{}`: `{rate}` is not {expected}", currency.code());
+            mistakes.push(Mistake::in_file(&config.file, message));
+        }
+    }
+    let Some((table, places)) = &config.mapping else { return Some(Mapping::own(Arc::clone(schema), rates)) };
+    let text = std::fs::read_to_string(&config.file).unwrap_or_default();
+    Mapping::from_table(table, schema, rates)
+        .map_err(|wrong| {
+            mistakes.extend(wrong.into_iter().map(
+                |(key, message)| match places.iter().find(|(known, _)| *known == key) {
+                    Some((_, at)) if *at < text.len() => Mistake::at(&config.file, &text, *at, message),
+                    _ => Mistake::in_file(&config.file, format!("[mapping]: {message}")),
+                },
+            ));
+        })
+        .ok()
+}
+
+fn subscribers(config: &Config, mistakes: &mut Vec<Mistake>) -> Vec<Subscriber> {
+    let mut subscribers = Vec::new();
+    for subscriber in &config.subscribers {
+        let filter = Filter { verdicts: subscriber.verdicts.clone(), min_score: subscriber.min_score };
+        let secret = subscriber.secret.reveal();
+        match Subscriber::new(&subscriber.name, &subscriber.url, secret, filter, subscriber.allow_private) {
+            Ok(subscriber) => subscribers.push(subscriber),
+            Err(wrong) => mistakes.push(Mistake::in_file(&config.file, wrong.to_string())),
+        }
+    }
+    subscribers
+}
+
+/// A file the user named, or one of the shipped ones.
+fn text_of(named: Option<&Path>, shipped: &str, mistakes: &mut Vec<Mistake>) -> Option<(String, String)> {
+    let Some(path) = named else {
+        let file = Shipped::get(shipped)?;
+        return Some((String::from_utf8_lossy(&file.data).into_owned(), format!("(shipped) {shipped}")));
+    };
+    let file = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => Some((text, file)),
+        Err(error) => {
+            mistakes.push(Mistake::in_file(&file, format!("cannot be read: {error}")));
+            None
+        }
+    }
+}
+
+fn features(config: &Config, schema: &Schema, mistakes: &mut Vec<Mistake>) -> Option<FeatureSet> {
+    let (text, file) = text_of(config.features.as_deref(), "features.toml", mistakes)?;
+    FeatureSet::parse(&text, &file, schema).map_err(|wrong| mistakes.extend(wrong.0)).ok()
+}
+
+fn policy(config: &Config, schema: &Schema, features: &FeatureSet, mistakes: &mut Vec<Mistake>) -> Option<Policy> {
+    // The shipped rules speak of the shipped features: with other features there are none but the user's.
+    let names = features.names();
+    if config.policy.is_none() && config.features.is_some() {
+        return Some(Policy::none());
+    }
+    let (text, file) = text_of(config.policy.as_deref(), "policy.toml", mistakes)?;
+    let exponent = config.base_currency.exponent();
+    Policy::parse(&text, &file, schema, names, exponent).map_err(|wrong| mistakes.extend(wrong.0)).ok()
+}
+
+fn model(config: &Config, features: &FeatureSet) -> Result<Option<Model>, RegistryError> {
+    let wanted = &config.model;
+    if !wanted.enabled {
+        return Ok(None);
+    }
+    let version = wanted.version.as_deref();
+    if let Some(root) = &wanted.registry {
+        let which = version.map_or(Wanted::Current, Wanted::Version);
+        return Registry::new(root).load(&wanted.name, which, features.fingerprint()).map(Some);
+    }
+    shipped_model(&wanted.name, version, features).map(Some)
+}
+
+fn shipped_model(name: &str, version: Option<&str>, features: &FeatureSet) -> Result<Model, RegistryError> {
+    let root = || Path::new("(shipped)").to_owned();
+    let file = |path: String| Shipped::get(&path).map(|file| file.data);
+    let current = file(format!("{name}/current"))
+        .ok_or_else(|| RegistryError::NoCurrent { root: root(), name: name.to_owned() })?;
+    let current = String::from_utf8_lossy(&current).trim().to_owned();
+    let version = version.map_or(current, str::to_owned);
+    let files = file(format!("{name}/{version}/model.bin")).zip(file(format!("{name}/{version}/manifest.json")));
+    let (bytes, manifest) = files.ok_or_else(|| RegistryError::NotFound {
+        root: root(),
+        name: name.to_owned(),
+        version: version.clone(),
+    })?;
+    let decoded = registry::decode(name, &version, &bytes, &manifest)?;
+    registry::model(name, &version, decoded, features.fingerprint())
+}
+
+fn wrong_model(config: &Config, error: &RegistryError) -> Mistake {
+    let mistake = Mistake::in_file(&config.file, format!("[model]: {error}"));
+    match error {
+        RegistryError::FeatureSet { .. } => mistake.help(
+            "train one on this feature set with `caddis train`, or say `enabled = false` to decide by rules alone",
+        ),
+        RegistryError::NoCurrent { .. } => mistake.help("`caddis train --promote` puts a version in force"),
+        _ => mistake,
+    }
+}
