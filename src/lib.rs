@@ -12,6 +12,7 @@ pub mod mistake;
 pub mod models;
 pub mod pipeline;
 pub mod policy;
+pub mod replay;
 pub mod simulate;
 pub mod sources;
 pub mod store;

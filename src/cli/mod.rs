@@ -1,9 +1,12 @@
 //! The command line, one file a subcommand.
 
 mod alerts;
+mod demo;
+mod desk;
 mod features;
 mod progress;
 mod quarantine;
+mod replay;
 mod run;
 mod simulate;
 mod stream;
@@ -33,6 +36,8 @@ Exit codes:
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Watch simulated fraud being caught: simulate, decide, alert a subscriber of its own, sum up.
+    Demo(demo::Arguments),
     /// Decide transactions: over HTTP, from files and standard input.
     Run(run::RunArguments),
     /// Look a configuration through, and all it names; every mistake is told.
@@ -47,6 +52,8 @@ enum Command {
     Alerts(alerts::Arguments),
     /// Records that were refused.
     Quarantine(quarantine::Arguments),
+    /// Load tests.
+    Replay(replay::Arguments),
     /// Print a completion script for your shell.
     Completions { shell: clap_complete::Shell },
 }
@@ -63,10 +70,12 @@ pub enum Ended {
 #[expect(clippy::print_stderr, reason = "the one place that tells how a command failed")]
 pub fn main() -> u8 {
     let ended = match Cli::parse().command {
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => run::check(&arguments),
         Command::Alerts(arguments) => alerts::run(&arguments),
         Command::Quarantine(arguments) => quarantine::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Features(arguments) => features::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
