@@ -188,7 +188,7 @@ impl Deliverer {
     /// Sends a message that says it is a test, once.
     pub async fn probe(&self, subscriber: &Subscriber, id: &str) -> Probe {
         let now = (self.now_ms)();
-        let body = serde_json::json!({ "type": "test", "timestamp": now, "data": { "subscriber": subscriber.name } });
+        let body = serde_json::json!({ "type": "subscriber.test", "timestamp": now, "data": { "subscriber": subscriber.name } });
         self.send(subscriber, id, now / 1_000, body.to_string()).await
     }
 

@@ -72,10 +72,14 @@ impl Subscriber {
             return Err(wrong("a password in the URL would end up in logs; requests are signed instead".into()));
         }
         if !allow_private {
-            if url.scheme() != "https" {
-                return Err(wrong("a public subscriber needs https://: alerts name accounts".into()));
-            }
             check_host(&url).map_err(wrong)?;
+            if url.scheme() != "https" {
+                return Err(wrong(
+                    "a public subscriber needs https://: alerts name accounts (`allow_private = true` is for one in \
+                     your own network)"
+                        .into(),
+                ));
+            }
         }
         let key = SigningKey::parse(secret).map_err(wrong)?;
         if let Some(odd) = filter.verdicts.iter().find(|verdict| !matches!(verdict.as_str(), "review" | "block")) {

@@ -177,7 +177,7 @@ pub(super) async fn alerts(
     State(backend): Service,
     query: Result<Query<AlertQuery>, QueryRejection>,
 ) -> Result<Json<AlertPage>, Response> {
-    let Query(query) = query.map_err(|rejection| error(rejection.status(), rejection.body_text()))?;
+    let Query(query) = query.map_err(|rejection| error(StatusCode::UNPROCESSABLE_ENTITY, rejection.body_text()))?;
     backend.alerts(query).await.map(Json).map_err(IntoResponse::into_response)
 }
 
@@ -231,7 +231,7 @@ pub(super) async fn subscribe(
 
 /// Pauses a subscriber or goes on with it; its alerts wait meanwhile.
 #[utoipa::path(patch, path = "/v1/subscribers/{name}", tag = "subscribers", params(("name" = String, Path)),
-    request_body = Pause, responses((status = 204), (status = 404, body = ErrorBody)))]
+    request_body = Pause, responses((status = 204), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub(super) async fn pause(
     State(backend): Service,
     Path(name): Path<String>,

@@ -247,16 +247,17 @@ impl Backend for Service {
             Err(failure) => return Box::pin(std::future::ready(Err(failure))),
         };
         let AlertQuery { verdict, account, min_score, before, .. } = query;
+        if let Some(odd) = verdict.as_deref().filter(|verdict| !matches!(*verdict, "review" | "block")) {
+            let failure = Failure::Wrong(format!("verdict: `{odd}` is not `review` or `block`"));
+            return Box::pin(std::future::ready(Err(failure)));
+        }
         let filter = AlertFilter { verdict, account, min_score, since, until, before, limit };
         let found = self.with_outbox(move |outbox| outbox.alerts(&filter));
         Box::pin(async move {
             let found = found.await?;
             let full = found.len() >= limit as usize;
             let next = found.last().filter(|_| full).map(|alert| alert.number);
-            let body = |alert: crate::alerts::StoredAlert| {
-                let mut body: serde_json::Value = serde_json::from_str(&alert.alert.body).unwrap_or_default();
-                body.get_mut("data").map(serde_json::Value::take).unwrap_or(body)
-            };
+            let body = |alert: crate::alerts::StoredAlert| serde_json::from_str(&alert.alert.body).unwrap_or_default();
             Ok(AlertPage { alerts: found.into_iter().map(body).collect(), next })
         })
     }

@@ -128,7 +128,17 @@ impl Explainer {
             return Vec::new();
         }
         let set = &self.brain.features;
-        let strongest = model.reasons(features, self.reasons);
+        // Of what says the same over several windows, the strongest.
+        let mut topics = Vec::new();
+        let mut strongest = model.reasons(features, features.len());
+        strongest.retain(|(slot, _)| {
+            let topic = set.topic(*slot);
+            let new = topics.len() < self.reasons && !topics.contains(&topic);
+            if new {
+                topics.push(topic);
+            }
+            new
+        });
         let reason = |(slot, contribution): (usize, f64)| {
             let value = features.get(slot).copied().unwrap_or(f64::NAN);
             let feature = set.names().get(slot).cloned().unwrap_or_default();

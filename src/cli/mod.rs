@@ -12,6 +12,7 @@ mod simulate;
 mod stream;
 mod train;
 
+use std::io::Write;
 use std::path::Path;
 
 use clap::{Parser, Subcommand};
@@ -109,14 +110,15 @@ fn secret(text: &str) -> anyhow::Result<String> {
 }
 
 /// One line of JSON on standard output.
-#[expect(clippy::print_stdout, reason = "what the command was asked for")]
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string(value)?);
+    say(serde_json::to_string(value)?);
     Ok(())
 }
 
 /// A line for a reader, on standard output.
-#[expect(clippy::print_stdout, reason = "what the command was asked for")]
 fn say(line: impl std::fmt::Display) {
-    println!("{line}");
+    // Whoever reads may have seen enough (`| head`): that is no error, and nothing is left to do.
+    if writeln!(std::io::stdout().lock(), "{line}").is_err() {
+        std::process::exit(0);
+    }
 }

@@ -42,7 +42,8 @@ enum What {
     Export {
         #[command(flatten)]
         place: Where,
-        #[arg(long)]
+        /// `-` is standard output.
+        #[arg(long, value_name = "FILE", default_value = "-")]
         out: PathBuf,
     },
     /// Send them to a running Caddis again, for when the mapping was at fault. Those that are taken are
@@ -94,13 +95,20 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Ended> {
             }
         }
         What::Export { place, out } => {
-            let mut file = std::fs::File::create(out).with_context(|| out.display().to_string())?;
             let records = place.records()?;
+            let standard = out.as_os_str() == "-";
+            let mut file: Box<dyn Write> = if standard {
+                Box::new(std::io::stdout().lock())
+            } else {
+                Box::new(std::fs::File::create(out).with_context(|| out.display().to_string())?)
+            };
             for record in &records {
                 file.write_all(&record.bytes())?;
                 file.write_all(b"\n")?;
             }
-            say(format_args!("{} records in {}", records.len(), out.display()));
+            if !standard {
+                say(format_args!("{} records in {}", records.len(), out.display()));
+            }
         }
         What::Feed { place, url, key } => return feed(place, url, key.as_deref()),
         What::Clear { place } => {

@@ -6,6 +6,14 @@ use crate::transaction::Currency;
 use crate::transaction::money::format_major;
 
 impl FeatureSet {
+    /// What a feature is about, whatever its window: features of one topic say much the same.
+    #[must_use]
+    pub fn topic(&self, slot: usize) -> String {
+        let Some(words) = self.words.get(slot) else { return String::new() };
+        let name = if words.aggregate.is_some() { "" } else { words.name.as_str() };
+        format!("{:?} {} {} {name}", words.aggregate, words.entity, words.field)
+    }
+
     /// What a value says: "12 transactions by this account in 1h". Money is in `base`, the deployment's
     /// currency.
     #[must_use]
@@ -15,7 +23,10 @@ impl FeatureSet {
             return format!("{} is not known", words.name);
         }
         match words.aggregate {
-            None => format!("{} is {}", words.name.replace('_', " "), trimmed(value)),
+            None => {
+                let row = self.rows.iter().find(|row| row.slot == slot);
+                row.map_or_else(String::new, |row| row.phrase(words, value, base))
+            }
             Some(aggregate) => phrase(words, aggregate, value, base),
         }
     }
@@ -25,8 +36,7 @@ fn phrase(words: &Words, aggregate: Aggregate, value: f64, base: Currency) -> St
     let Words { entity, field, window, delay, .. } = words;
     let window = if delay.is_empty() { format!("in {window}") } else { format!("in {window} up to {delay} ago") };
     let number = trimmed(value);
-    #[expect(clippy::cast_possible_truncation, reason = "an amount for a reader")]
-    let money = || format!("{} {}", format_major(value.round() as i64, base.exponent()), base.code());
+    let money = || money(value, base);
     let percent = || format!("{} %", trimmed(value * 100.0));
     match aggregate {
         Aggregate::Count => format!("{number} transactions by this {entity} {window}"),
@@ -55,7 +65,12 @@ fn phrase(words: &Words, aggregate: Aggregate, value: f64, base: Currency) -> St
     }
 }
 
-fn trimmed(value: f64) -> String {
+#[expect(clippy::cast_possible_truncation, reason = "an amount for a reader")]
+pub(super) fn money(minor: f64, base: Currency) -> String {
+    format!("{} {}", format_major(minor.round() as i64, base.exponent()), base.code())
+}
+
+pub(super) fn trimmed(value: f64) -> String {
     let text = if value.abs() >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") };
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }

@@ -1,12 +1,13 @@
 //! Features of the transaction alone.
 
-use super::set::{FeatureKind, FeatureSet, RowField};
+use super::phrase::{money, trimmed};
+use super::set::{FeatureKind, FeatureSet, RowField, Words};
 use super::{Admission, RowSink};
-use crate::transaction::{Field, NumberField, TextField, TransactionBatch, TransactionRef};
+use crate::transaction::{Currency, Field, NumberField, TextField, TransactionBatch, TransactionRef};
 
 #[derive(Debug, Clone)]
 pub(super) struct RowFeature {
-    slot: usize,
+    pub slot: usize,
     what: What,
 }
 
@@ -59,6 +60,34 @@ impl RowFeature {
         match self.what {
             What::LogAmount | What::Number(_) => FeatureKind::Real,
             _ => FeatureKind::Integer,
+        }
+    }
+
+    /// What a value says, for an analyst.
+    pub fn phrase(&self, words: &Words, value: f64, base: Currency) -> String {
+        const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small place in a list")]
+        let place = value.max(0.0) as usize;
+        let name = &words.field;
+        match &self.what {
+            What::Amount => format!("the amount is {}", money(value, base)),
+            What::LogAmount => format!("the amount is {}", money(value.exp_m1(), base)),
+            What::Hour => format!("between {place}:00 and {place}:59 UTC"),
+            What::Weekday => format!("on a {}", DAYS.get(place).copied().unwrap_or("day unknown")),
+            What::Weekend => if value > 0.0 { "at a weekend" } else { "not at a weekend" }.to_owned(),
+            What::Night => if value > 0.0 { "at night" } else { "not at night" }.to_owned(),
+            What::Number(_) => format!("{name} is {}", trimmed(value)),
+            What::Present(_) => {
+                if value > 0.0 {
+                    format!("{name} is given")
+                } else {
+                    format!("{name} is not given")
+                }
+            }
+            What::Category(_, values) => match values.get(place) {
+                Some(value) => format!("{name} is {value}"),
+                None => format!("{name} is none of {}", values.join(", ")),
+            },
         }
     }
 

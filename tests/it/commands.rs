@@ -136,3 +136,40 @@ fn mistakes_are_told_all_at_once_with_their_places() {
     assert_eq!(ran.status.code(), Some(2));
     assert!(text(&ran.stderr).contains("end it in .parquet, .csv or .ndjson"));
 }
+
+#[test]
+fn check_tells_all_mistakes_at_once_with_their_places() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let wrong = "dta = \"x\"\n\n[http]\nlisten = \"nowhere\"\nmax_body = \"lots\"\n\n[[sources]]\nname = \"f\"\n";
+    std::fs::write(folder.path().join("caddis.toml"), wrong).expect("writes");
+    let checked = caddis(folder.path(), &["check"]);
+    assert_eq!(checked.status.code(), Some(2));
+    let said = text(&checked.stderr);
+    for expected in [
+        "caddis.toml:1:1: ",
+        "did you mean `data`?",
+        "caddis.toml:4:10: `http.listen`: `nowhere`",
+        "caddis.toml:5:12: `http.max_body`: `lots`",
+        "caddis.toml:7:1: ",
+    ] {
+        assert!(said.contains(expected), "{expected} is not in:\n{said}");
+    }
+    std::fs::write(folder.path().join("caddis.toml"), "").expect("writes");
+    let checked = caddis(folder.path(), &["check", "--json"]);
+    let said: serde_json::Value = serde_json::from_slice(&checked.stdout).expect("JSON");
+    assert_eq!((checked.status.code(), &said["model"]), (Some(0), &"baseline".into()));
+    assert!(said["features"].as_u64() >= Some(40));
+}
+
+#[test]
+fn the_demo_catches_fraud_and_says_how_much() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let shown = caddis(
+        folder.path(),
+        &["demo", "--accounts", "500", "--history-days", "5", "--live-days", "5", "--rate", "100000", "--json"],
+    );
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    let summary: serde_json::Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+    assert!(summary["frauds_caught"].as_u64() > Some(0), "{summary}");
+    assert_eq!(summary["alerts"], summary["alerts_delivered_signed"], "{summary}");
+}

@@ -3,3 +3,7 @@
 mod architecture;
 mod commands;
 mod engine;
+mod restart;
+mod service;
+mod support;
+mod webhooks;
