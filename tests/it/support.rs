@@ -82,7 +82,10 @@ impl Service {
             .expect("starts");
         let (sender, receiver) = channel();
         let lines = BufReader::new(child.stderr.take().expect("standard error")).lines();
-        let log = std::thread::spawn(move || follow_log(lines.map_while(Result::ok), &sender));
+        let log = std::thread::Builder::new()
+            .name("log".into())
+            .spawn(move || follow_log(lines.map_while(Result::ok), &sender))
+            .expect("a thread");
         let url = match receiver.recv_timeout(Duration::from_secs(60)) {
             Ok(address) => format!("http://{address}"),
             Err(_) => {
