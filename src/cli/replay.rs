@@ -47,7 +47,7 @@ struct Load {
     /// Send to `/v1/transactions` rather than `/v1/decisions`.
     #[arg(long)]
     transactions: bool,
-    /// Recorded payments, NDJSON, sent as they are; without it simulated ones, stamped as they are sent.
+    /// Recorded payments, NDJSON, sent as they are; without it simulated ones, of the days up to now.
     #[arg(long = "in", value_name = "FILE")]
     input: Option<PathBuf>,
     /// A key that may write, if the service wants one; also from `env:NAME` or `file:PATH`.
@@ -69,6 +69,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Ended> {
         Some(path) => Records::recorded(std::fs::read(path).with_context(|| path.display().to_string())?),
         None => simulated(&scenario)?,
     };
+    ensure_not_late(&load.url, &records)?;
     let (_, total) = scenario.requests();
     let mut progress = Progress::start("requests", Some(total), false);
     let report: Report = run_load(&load.url, key, &scenario, &records, |done| progress.at(done))?;
@@ -121,5 +122,25 @@ fn simulated(scenario: &LoadScenario) -> anyhow::Result<Records> {
     let payments = Scenario { accounts, days, ..Scenario::default() };
     let mut bytes = Vec::new();
     write(&payments, &mut bytes, None, |done| done < needed + 10_000)?;
-    Ok(Records::simulated(bytes, format!("r{}-", now_ms())))
+    let now = now_ms();
+    Ok(Records::simulated(bytes, needed, format!("r{now}-"), now))
+}
+
+/// Payments behind the service's watermark would be late: decided, but in no window, which is not what is to
+/// be measured.
+fn ensure_not_late(url: &str, records: &Records) -> anyhow::Result<()> {
+    let Some(first) = records.first_event_time() else { return Ok(()) };
+    let address = format!("{}/metrics", url.trim_end_matches('/'));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let text = runtime.block_on(async { client.get(&address).send().await?.text().await });
+    // Whatever is behind the URL may hide its metrics; the load itself says if it cannot be reached.
+    let text = text.unwrap_or_default();
+    let newest = text.lines().find_map(|line| line.strip_prefix("caddis_newest_event_seconds ")?.parse::<f64>().ok());
+    anyhow::ensure!(
+        newest.is_none_or(|newest| newest * 1_000.0 <= first as f64),
+        "the service has decided payments newer than the first of this load, which would all be late: start it \
+         with an empty data folder, or send recorded payments with --in"
+    );
+    Ok(())
 }

@@ -10,15 +10,15 @@ use hyper::body::Bytes;
 use super::client::{Client, Target};
 use super::report::Report;
 use super::scenario::LoadScenario;
-use crate::clock::{Stopwatch, now_ms};
+use crate::clock::Stopwatch;
 
 /// Payments to be sent, one a line.
 pub struct Records {
     bytes: Vec<u8>,
     /// Where each line begins.
     starts: Vec<usize>,
-    /// Whether each payment gets the time at which it is sent, and an id of this run's own.
-    stamp: Option<String>,
+    /// What each payment's id begins with in this run, and how many milliseconds later it happens.
+    stamp: Option<(String, i64)>,
 }
 
 const ID: &[u8] = b"\"transaction_id\":\"";
@@ -36,10 +36,36 @@ impl Records {
         Self { bytes, starts, stamp: None }
     }
 
-    /// Simulated payments: each gets the time at which it is sent, and `run` in front of its id.
+    /// Simulated payments: each gets `run` in front of its id, and all are moved in time so that the last of
+    /// `count` happens at `now_ms`. Their pace stays the simulation's: sent at thousands a second and stamped
+    /// with the time of sending, every account would look like a burst of fraud.
     #[must_use]
-    pub fn simulated(bytes: Vec<u8>, run: String) -> Self {
-        Self { stamp: Some(run), ..Self::recorded(bytes) }
+    pub fn simulated(bytes: Vec<u8>, count: u64, run: String, now_ms: i64) -> Self {
+        let mut records = Self::recorded(bytes);
+        let last = usize::try_from(count).unwrap_or(usize::MAX).min(records.len()).saturating_sub(1);
+        let shift = now_ms - records.event_time(last).unwrap_or(now_ms);
+        records.stamp = Some((run, shift));
+        records
+    }
+
+    /// When the first of them happens, milliseconds since 1970; `None` for records as they are.
+    #[must_use]
+    pub fn first_event_time(&self) -> Option<i64> {
+        let (_, shift) = self.stamp.as_ref()?;
+        Some(self.event_time(0)? + shift)
+    }
+
+    fn event_time(&self, index: usize) -> Option<i64> {
+        let line = self.line(index);
+        let at = memchr::memmem::find(line, TIME)? + TIME.len();
+        let digits = line.get(at..)?.split(|byte| !byte.is_ascii_digit()).next()?;
+        std::str::from_utf8(digits).ok()?.parse().ok()
+    }
+
+    /// A record without its newline.
+    fn line(&self, index: usize) -> &[u8] {
+        let span = self.starts.get(index).zip(self.starts.get(index + 1));
+        span.and_then(|(start, end)| self.bytes.get(*start..*end)).unwrap_or_default().trim_ascii_end()
     }
 
     #[must_use]
@@ -53,15 +79,14 @@ impl Records {
     }
 
     /// Adds record `index` to `body`, without its newline.
-    fn add(&self, index: usize, now_ms: i64, body: &mut Vec<u8>) {
-        let span = self.starts.get(index).zip(self.starts.get(index + 1));
-        let line = span.and_then(|(start, end)| self.bytes.get(*start..*end)).unwrap_or_default().trim_ascii_end();
-        let Some(run) = &self.stamp else {
+    fn add(&self, index: usize, body: &mut Vec<u8>) {
+        let line = self.line(index);
+        let Some((run, shift)) = &self.stamp else {
             body.extend_from_slice(line);
             return;
         };
         let find = |what: &[u8]| memchr::memmem::find(line, what).map(|at| at + what.len());
-        let (Some(id), Some(time)) = (find(ID), find(TIME)) else {
+        let (Some(id), Some(time), Some(happened)) = (find(ID), find(TIME), self.event_time(index)) else {
             body.extend_from_slice(line);
             return;
         };
@@ -70,7 +95,7 @@ impl Records {
         body.extend_from_slice(run.as_bytes());
         body.extend_from_slice(line.get(id..time).unwrap_or_default());
         // Writing to a vector cannot fail.
-        let _ = write!(body, "{now_ms}");
+        let _ = write!(body, "{}", happened + shift);
         body.extend_from_slice(line.get(time + digits..).unwrap_or_default());
     }
 }
@@ -191,7 +216,7 @@ fn drive(mut client: Client, plan: Plan<'_>) -> Seen {
         let mut body = Vec::with_capacity(per * 320);
         let first = usize::try_from(request).unwrap_or(usize::MAX).saturating_mul(per);
         for index in first..first + per {
-            plan.records.add(index, now_ms(), &mut body);
+            plan.records.add(index, &mut body);
             if per > 1 {
                 body.push(b'\n');
             }
@@ -246,15 +271,15 @@ mod tests {
     fn simulated_payments_get_an_id_and_time_of_this_run() {
         let line = b"{\"transaction_id\":\"t1\",\"event_time\":1700000000000,\"amount\":\"1.00\"}\n".to_vec();
         let mut body = Vec::new();
-        let records = Records::simulated(line.clone(), "r7-".into());
-        assert_eq!(records.len(), 1);
-        records.add(0, 5, &mut body);
+        let records = Records::simulated([line.clone(), line.clone()].concat(), 1, "r7-".into(), 5);
+        assert_eq!((records.len(), records.first_event_time()), (2, Some(5)));
+        records.add(0, &mut body);
         assert_eq!(
             String::from_utf8_lossy(&body),
             "{\"transaction_id\":\"r7-t1\",\"event_time\":5,\"amount\":\"1.00\"}"
         );
         body.clear();
-        Records::recorded(line.clone()).add(0, 5, &mut body);
+        Records::recorded(line.clone()).add(0, &mut body);
         assert_eq!(body, line.trim_ascii_end());
     }
 }
