@@ -3,6 +3,7 @@
 //! It is a projection of the journal with a cursor of its own, moved in the same transaction as the alerts
 //! it stands for: after a crash, alerts from the cursor on are put in again under the same ids.
 
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -146,6 +147,23 @@ const TABLES: &str = "
     CREATE INDEX IF NOT EXISTS deliveries_number ON deliveries (number);
 ";
 
+struct Durably<'a>(MutexGuard<'a, Connection>);
+
+impl Deref for Durably<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
+}
+
+impl Drop for Durably<'_> {
+    fn drop(&mut self) {
+        // Were it to fail, more would be durable than need be.
+        let _ = self.0.pragma_update(None, "synchronous", "NORMAL");
+    }
+}
+
 impl Outbox {
     /// Opens the outbox at `path`, which is made when it does not exist.
     ///
@@ -166,7 +184,7 @@ impl Outbox {
     fn with(connection: Connection) -> Result<Self> {
         connection.busy_timeout(std::time::Duration::from_secs(10))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_update(None, "foreign_keys", true)?;
         let format: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if format > FORMAT {
@@ -181,6 +199,14 @@ impl Outbox {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The connection for a change that must outlast a power cut once it is made. Alerts need not: cursor and
+    /// alerts are taken back together, and made again from the journal; deliveries are at least once.
+    fn durably(&self) -> Result<Durably<'_>> {
+        let connection = self.connection();
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        Ok(Durably(connection))
+    }
+
     /// The journal entry after the last one whose alerts are in; 0 for a new outbox.
     ///
     /// # Errors
@@ -191,7 +217,7 @@ impl Outbox {
         Ok(found.optional()?.and_then(|cursor| u64::try_from(cursor).ok()).unwrap_or_default())
     }
 
-    /// Puts alerts in for every subscriber that wants them, and moves the cursor, in one durable
+    /// Puts alerts in for every subscriber that wants them, and moves the cursor, in one
     /// transaction. Alerts that are in already are left alone. Returns those that were new.
     ///
     /// # Errors
@@ -302,7 +328,7 @@ impl Outbox {
     /// # Errors
     /// The name is taken, or SQLite's.
     pub fn add(&self, subscriber: &Subscriber) -> Result<()> {
-        let connection = self.connection();
+        let connection = self.durably()?;
         let taken = connection
             .query_row("SELECT 1 FROM subscribers WHERE name = ?1", [&subscriber.name], |_| Ok(()))
             .optional()?;
@@ -317,7 +343,7 @@ impl Outbox {
     /// # Errors
     /// There is none, it is the configuration's, or SQLite's.
     pub fn remove(&self, name: &str) -> Result<()> {
-        let connection = self.connection();
+        let connection = self.durably()?;
         let configured = connection
             .query_row("SELECT configured FROM subscribers WHERE name = ?1", [name], |row| row.get::<_, bool>(0))
             .optional()?;
@@ -337,7 +363,7 @@ impl Outbox {
     /// There is none, or SQLite's.
     pub fn pause(&self, name: &str, paused: bool) -> Result<()> {
         let changed =
-            self.connection().execute("UPDATE subscribers SET paused = ?2 WHERE name = ?1", params![name, paused])?;
+            self.durably()?.execute("UPDATE subscribers SET paused = ?2 WHERE name = ?1", params![name, paused])?;
         if changed == 0 { Err(OutboxError::NoSubscriber(name.to_owned())) } else { Ok(()) }
     }
 

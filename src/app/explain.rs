@@ -9,7 +9,7 @@ use super::data::{BrainRecord, Brains, brain_name};
 use crate::alerts::{Alert, alert_id};
 use crate::api::types::{Decision, ModelVersion, Position, Reason, RuleMatch};
 use crate::engine::Brain;
-use crate::pipeline::recent::Recent;
+use crate::pipeline::recent::{Basis, Recent};
 use crate::pipeline::service::Candidate;
 use crate::policy::Verdict;
 use crate::transaction::{Currency, EventTime, money};
@@ -68,7 +68,7 @@ impl Explainer {
             event_time: rfc3339(recent.event_time),
             verdict: recent.decision.verdict.name().to_owned(),
             score: known(recent.decision.score),
-            reasons: recent.features.as_deref().map_or_else(Vec::new, |f| self.reasons(recent.decided_by, f)),
+            reasons: recent.basis.as_deref().map_or_else(Vec::new, |basis| self.reasons(recent.decided_by, basis)),
             rules: self.rules(recent.decided_by, recent.decision.rules),
             model: record.and_then(model),
             policy: record.map(|record| record.policy.clone()).unwrap_or_default(),
@@ -80,7 +80,7 @@ impl Explainer {
     pub fn alert(&self, candidate: &Candidate) -> Alert {
         let id = alert_id(candidate);
         let record = self.record(candidate.decided_by);
-        let reasons = self.reasons(candidate.decided_by, &candidate.features);
+        let reasons = self.reasons(candidate.decided_by, &candidate.basis);
         let rules = self.rules(candidate.decided_by, candidate.decision.rules);
         let field =
             |name: &str| candidate.fields.iter().find(|(known, _)| known == name).map(|(_, text)| text.as_str());
@@ -122,16 +122,17 @@ impl Explainer {
     }
 
     /// Only the brain in force can be asked why; what another one decided stands without.
-    fn reasons(&self, decided_by: u64, features: &[f64]) -> Vec<Reason> {
+    fn reasons(&self, decided_by: u64, basis: &Basis) -> Vec<Reason> {
         let Some(model) = &self.brain.model else { return Vec::new() };
+        let features = &basis.features;
         if decided_by != self.decided_by || features.len() != model.width() {
             return Vec::new();
         }
         let set = &self.brain.features;
         // Of what says the same over several windows, the strongest.
         let mut topics = Vec::new();
-        let mut strongest = model.reasons(features, features.len());
-        strongest.retain(|(slot, _)| {
+        let contributions = basis.contributions.get_or_init(|| model.reasons(features, features.len()));
+        let strongest = contributions.iter().copied().filter(|(slot, _)| {
             let topic = set.topic(*slot);
             let new = topics.len() < self.reasons && !topics.contains(&topic);
             if new {
@@ -144,7 +145,7 @@ impl Explainer {
             let feature = set.names().get(slot).cloned().unwrap_or_default();
             Reason { feature, value: known(value), text: set.phrase(slot, value, self.base), contribution }
         };
-        strongest.into_iter().map(reason).collect()
+        strongest.map(reason).collect()
     }
 
     fn rules(&self, decided_by: u64, rules: u128) -> Vec<RuleMatch> {

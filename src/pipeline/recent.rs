@@ -1,7 +1,7 @@
 //! Recent decisions by transaction id: written by the pipeline, read by the API.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use dashmap::DashMap;
 
@@ -16,8 +16,24 @@ pub struct Recent {
     /// Which feature set, model and policy decided, as the journal says it.
     pub decided_by: u64,
     pub decision: Decision,
-    /// The features it was decided on, kept where it alerts.
-    pub features: Option<Arc<[f64]>>,
+    /// What it was decided on, kept where it alerts.
+    pub basis: Option<Arc<Basis>>,
+}
+
+/// What an alerting decision was made on.
+#[derive(Debug)]
+pub struct Basis {
+    pub features: Box<[f64]>,
+    /// Features and how much each raised the score, once somebody has worked it out: both the answer to a
+    /// request and the alert say it.
+    pub contributions: OnceLock<Vec<(usize, f64)>>,
+}
+
+impl Basis {
+    #[must_use]
+    pub fn new(features: Vec<f64>) -> Arc<Self> {
+        Arc::new(Self { features: features.into_boxed_slice(), contributions: OnceLock::new() })
+    }
 }
 
 /// The newest decisions, up to a limit. No guard of the map leaves this module.
@@ -78,7 +94,7 @@ mod tests {
         for offset in 0..3 {
             let position = Position { partition: 0, offset };
             let decision = Decision::none(Fate::Decided);
-            recent.insert(offset, Recent { position, event_time: 0, decided_by: 0, decision, features: None });
+            recent.insert(offset, Recent { position, event_time: 0, decided_by: 0, decision, basis: None });
         }
         assert!(recent.get(0).is_none());
         assert_eq!(recent.get(2).map(|found| found.position.offset), Some(2));

@@ -12,7 +12,7 @@ use super::entry::EntryHead;
 use super::label::Label;
 use super::ports::{Flush, Quarantine, Records};
 use super::processor::{Intake, Outcome, Processor};
-use super::recent::{Recent, RecentDecisions};
+use super::recent::{Basis, Recent, RecentDecisions};
 use super::status::Status;
 use crate::engine::{Decision, Engine, Fate};
 use crate::transaction::{Currency, EventTime, Position, Refusal, TransactionRef};
@@ -76,7 +76,7 @@ pub struct Candidate {
     /// The text fields the transaction has, by name.
     pub fields: Vec<(String, String)>,
     pub decision: Decision,
-    pub features: Arc<[f64]>,
+    pub basis: Arc<Basis>,
 }
 
 /// Told of the alerts of durable decisions, in order.
@@ -304,13 +304,13 @@ pub fn publish(
                 event_time: transaction.event_time(),
                 decided_by: head.decided_by,
                 decision,
-                features: decision.alerts().then(|| Arc::from(step.batch.features.row(row))),
+                basis: decision.alerts().then(|| Basis::new(step.batch.features.row(row))),
             };
             let recent = settle(shared, id, decided);
             if decision.alerts()
-                && let Some(features) = &recent.features
+                && let Some(basis) = &recent.basis
             {
-                let candidate = candidate(sequence, &recent, transaction, Arc::clone(features));
+                let candidate = candidate(sequence, &recent, transaction, Arc::clone(basis));
                 published.candidates.push(candidate);
             }
             if reply.is_some() {
@@ -344,7 +344,7 @@ fn settle(shared: &Shared, id: u64, mut recent: Recent) -> Recent {
     recent
 }
 
-fn candidate(sequence: u64, recent: &Recent, transaction: TransactionRef<'_>, features: Arc<[f64]>) -> Candidate {
+fn candidate(sequence: u64, recent: &Recent, transaction: TransactionRef<'_>, basis: Arc<Basis>) -> Candidate {
     Candidate {
         sequence,
         decided_by: recent.decided_by,
@@ -355,7 +355,7 @@ fn candidate(sequence: u64, recent: &Recent, transaction: TransactionRef<'_>, fe
         currency: transaction.currency(),
         fields: transaction.texts().map(|(name, text)| (name.to_owned(), text.to_owned())).collect(),
         decision: recent.decision,
-        features,
+        basis,
     }
 }
 
