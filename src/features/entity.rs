@@ -57,6 +57,8 @@ pub(super) struct Event {
 #[derive(Debug)]
 pub(super) struct Entity {
     pub key: u128,
+    /// The newest event's time; before all times where there is none.
+    pub last: EventTime,
     words: Vec<u64>,
     /// Events at the front of `words` that are gone.
     gone: u32,
@@ -97,11 +99,28 @@ impl Default for Stats {
 
 impl Entity {
     pub fn new(key: u128) -> Self {
-        Self { key, words: Vec::new(), gone: 0, large: None }
+        Self { key, last: EventTime::MIN, words: Vec::new(), gone: 0, large: None }
     }
 
     pub fn events<'a>(&'a self, layout: &'a Layout) -> Events<'a> {
         Events { words: &self.words[self.gone as usize * layout.stride..], layout }
+    }
+
+    /// Reads the events that deciding will read.
+    pub fn touch_events(&self, layout: &Layout) -> u64 {
+        let from = self.gone as usize * layout.stride;
+        match &self.large {
+            None => self.words.iter().skip(from).step_by(8).fold(0, |all, word| all ^ word),
+            Some(large) => self.words.last().copied().unwrap_or_default() ^ large.touch(),
+        }
+    }
+
+    /// Reads the events at the ends of its windows.
+    pub fn touch_windows(&self, layout: &Layout) -> u64 {
+        let Some(large) = &self.large else { return 0 };
+        let from = self.gone as usize;
+        let word = |at: usize| self.words.get((from + at) * layout.stride).copied().unwrap_or_default();
+        large.edges().fold(0, |all, at| all ^ word(at))
     }
 
     pub fn memory_bytes(&self) -> usize {
@@ -112,8 +131,7 @@ impl Entity {
     pub fn insert(&mut self, spec: &EntitySpec, layout: &Layout, event: &Event) {
         let events = self.events(layout);
         let count = events.len();
-        let place =
-            if events.last_time().is_none_or(|last| last <= event.time) { count } else { events.upper(event.time) };
+        let place = if self.last <= event.time { count } else { events.upper(event.time) };
         let mut flags = 0;
         let mut superseded: [usize; 8] = [usize::MAX; 8];
         for (column, (value, superseded)) in
@@ -134,6 +152,7 @@ impl Entity {
         for (column, at) in superseded.iter().enumerate().filter(|(_, at)| **at != usize::MAX) {
             self.words[base + at * layout.stride] |= SUPERSEDED << column;
         }
+        self.last = self.last.max(event.time);
         let mut row = [0; 16];
         #[expect(clippy::cast_sign_loss, reason = "event times start at 1970, amounts keep their bits")]
         {
@@ -290,9 +309,9 @@ impl Events<'_> {
 
     /// What each window holds at the current transaction's time, by one pass backwards over the events in
     /// reach: windows of one delay are sorted, and each holds all of the one before. `marked` says whether
-    /// the events carry their superseded bits (those of large entities do not).
-    pub fn scan(&self, windows: &[Window], marked: bool, current: &Event, stats: &mut Vec<Stats>) {
-        stats.clear();
+    /// the events carry their superseded bits (those of large entities do not). `each` is told of
+    /// every window, in order.
+    pub fn scan(&self, windows: &[Window], marked: bool, current: &Event, mut each: impl FnMut(&Stats)) {
         let mut so_far = Stats::default();
         let (mut delay, mut head, mut at) = (-1, 0, 0);
         for window in windows {
@@ -311,7 +330,7 @@ impl Events<'_> {
             if !marked {
                 self.count_distinct(at, head, window, &mut so_far);
             }
-            stats.push(so_far);
+            each(&so_far);
         }
     }
 

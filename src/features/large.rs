@@ -68,6 +68,31 @@ impl Large {
         size_of::<Self>() + self.chunks.capacity() * 16 + counts.map(|counts| counts.capacity() * 17).sum::<usize>()
     }
 
+    /// Reads what is kept of each window.
+    pub fn touch(&self) -> u64 {
+        self.windows.iter().fold(0, |all, window| all ^ window.head as u64)
+    }
+
+    /// The events that are next to leave or to enter.
+    pub fn edges(&self) -> impl Iterator<Item = usize> {
+        self.windows.iter().flat_map(|window| [window.tail, window.head])
+    }
+
+    /// Looks up the values that are about to enter and to leave.
+    pub fn touch_counts(&self, events: &Events<'_>, values: &[u64; 8]) -> u32 {
+        let mut all = 0;
+        for running in &self.windows {
+            for (column, counts) in running.counts.iter().enumerate() {
+                let Some(counts) = counts else { continue };
+                all ^= counts.get(&values[column]).copied().unwrap_or_default();
+                if running.tail < running.head {
+                    all ^= counts.get(&events.value(running.tail, column)).copied().unwrap_or_default();
+                }
+            }
+        }
+        all
+    }
+
     /// Moves every window to where it is at `now`, which is not before the last event.
     pub fn advance(&mut self, spec: &EntitySpec, events: &Events<'_>, now: EventTime) {
         for (running, window) in self.windows.iter_mut().zip(&spec.windows) {
@@ -105,12 +130,14 @@ impl Large {
         } else {
             self.rebuild_chunks(events, place);
         }
-        for (running, _) in self.windows.iter_mut().zip(&spec.windows) {
-            // Behind the tail it is in no window; ahead of the head it is not yet.
+        for (running, window) in self.windows.iter_mut().zip(&spec.windows) {
+            // Behind the tail it is in no window; ahead of the head it is not yet, unless it is the newest: then
+            // the window stands at its time. Its values were just looked up and are at hand still.
+            let newest = window.delay == 0 && place == running.head && place + 1 == events.len();
             if place < running.tail {
                 running.tail += 1;
                 running.head += 1;
-            } else if place < running.head {
+            } else if place < running.head || newest {
                 running.enter(events, place);
                 running.head += 1;
             }
@@ -126,11 +153,11 @@ impl Large {
         }
     }
 
-    /// What each window holds, for a transaction that is not before the last event.
-    pub fn stats(&self, windows: &[Window], events: &Events<'_>, current: &Event, stats: &mut Vec<Stats>) {
-        stats.clear();
+    /// What each window holds, in order, for a transaction that is not before the last event.
+    pub fn stats(&self, windows: &[Window], events: &Events<'_>, current: &Event, mut each: impl FnMut(&Stats)) {
+        // Features ask for a column only in windows that count it: what another window left there is not read.
+        let mut stats = Stats::default();
         for (running, window) in self.windows.iter().zip(windows) {
-            let mut columns = [ColumnStats::default(); 8];
             for (column, counts) in running.counts.iter().enumerate() {
                 let Some(counts) = counts else { continue };
                 let wanted = current.values[column];
@@ -142,19 +169,16 @@ impl Large {
                     places.find(|at| events.value(*at, column) == wanted).map_or(0, |at| events.time(at))
                 };
                 let absent = u64::from(counts.contains_key(&0));
-                columns[column] =
+                stats.columns[column] =
                     ColumnStats { distinct: counts.len() as u64 - absent, matches: u64::from(matches), first };
             }
-            let (min, max) = if window.extremes { self.extremes(events, running.tail, running.head) } else { NONE };
-            stats.push(Stats {
-                count: (running.head - running.tail) as u64,
-                sum: running.sum,
-                squares: running.squares,
-                min,
-                max,
-                fraud: running.fraud,
-                columns,
-            });
+            (stats.min, stats.max) =
+                if window.extremes { self.extremes(events, running.tail, running.head) } else { NONE };
+            stats.count = (running.head - running.tail) as u64;
+            stats.sum = running.sum;
+            stats.squares = running.squares;
+            stats.fraud = running.fraud;
+            each(&stats);
         }
     }
 

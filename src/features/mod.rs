@@ -9,7 +9,9 @@
 
 mod aggregate;
 mod entity;
+mod geo;
 mod hash;
+mod labels;
 mod large;
 #[cfg(test)]
 mod oracle;

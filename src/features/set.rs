@@ -52,7 +52,10 @@ pub(super) struct EntitySpec {
     pub windows: Vec<Window>,
     /// Places in [`FeatureSet::hashed`] of the values kept with each event.
     pub columns: Vec<usize>,
+    /// Those that look at the transaction before, then those of each window.
     pub features: Vec<EntityFeature>,
+    /// How many look at the transaction before.
+    pub previous: usize,
     /// The largest *d + w*, milliseconds.
     pub reach: i64,
     pub keeps_amount: bool,
@@ -75,6 +78,18 @@ impl EntitySpec {
         for feature in &mut self.features {
             feature.window = order.iter().position(|at| *at == feature.window).unwrap_or_default();
         }
+        self.features.sort_by_key(|feature| (!feature.aggregate.is_previous(), feature.window));
+        self.previous = self.features.partition_point(|feature| feature.aggregate.is_previous());
+    }
+
+    /// The features of each window, in the order of the windows.
+    pub fn by_window(&self) -> impl Iterator<Item = &[EntityFeature]> {
+        let mut rest = self.features.get(self.previous..).unwrap_or_default();
+        (0..self.windows.len()).map(move |window| {
+            let (these, others) = rest.split_at(rest.partition_point(|feature| feature.window == window));
+            rest = others;
+            these
+        })
     }
 }
 
@@ -299,6 +314,7 @@ impl Builder<'_> {
             windows: Vec::new(),
             columns: Vec::new(),
             features: Vec::new(),
+            previous: 0,
             reach: 0,
             keeps_amount: false,
             keeps_id: false,

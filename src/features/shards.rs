@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashTable;
 
 use super::aggregate::Aggregate;
 use super::entity::{Entity, Event, Layout, NO_PLACE, Stats};
+use super::geo;
 use super::hash::{ABSENT, KeyedHasher, Prepared, low};
+use super::labels::{LabelIndex, Labelled};
 use super::set::{EntityFeature, EntitySpec, FeatureSet};
 use super::{Admission, RowSink};
 use crate::transaction::{EventTime, TransactionBatch, schema};
@@ -14,6 +16,22 @@ use crate::transaction::{EventTime, TransactionBatch, schema};
 /// Sub-maps of one kind of entity: growing one of many stalls a batch for a moment, growing one for all
 /// would stall it for seconds.
 const SUB_MAPS: usize = 256;
+
+/// Transactions whose entities are looked up ahead of their turn: the memory they are in is fetched for all
+/// of them at once, not for one after the other.
+const AHEAD: usize = 32;
+
+/// Transactions that all kinds of entities are gone through for before the next are: their rows stay in the
+/// cache meanwhile.
+const STRIP: usize = 256;
+
+/// A transaction of this worker's, and where its entity is if it was known when looked for.
+#[derive(Debug, Clone, Copy)]
+struct Mine {
+    row: usize,
+    key: u128,
+    place: Option<u32>,
+}
 
 /// The entities that fall to one worker.
 #[derive(Debug)]
@@ -25,7 +43,7 @@ pub struct FeatureShards {
     kinds: Vec<Kind>,
     labels: LabelIndex,
     newest: EventTime,
-    stats: Vec<Stats>,
+    mine: Vec<Mine>,
 }
 
 /// All entities of one kind.
@@ -52,15 +70,6 @@ pub struct Profile {
     pub features: Vec<(String, f64)>,
 }
 
-/// Which event a transaction's label belongs to.
-#[derive(Debug, Default)]
-struct LabelIndex {
-    by_id: HashMap<u64, EventTime, foldhash::fast::FixedState>,
-    order: std::collections::VecDeque<(EventTime, u64)>,
-    /// Keys of the entities with fraud features that each transaction touched.
-    keys: HashMap<u64, Vec<(u16, u128)>, foldhash::fast::FixedState>,
-}
-
 impl FeatureShards {
     /// The share of worker `worker` of `workers`. `lateness` is how far out of order a transaction may be,
     /// milliseconds.
@@ -83,7 +92,7 @@ impl FeatureShards {
             kinds,
             labels: LabelIndex::default(),
             newest: EventTime::MIN,
-            stats: Vec::new(),
+            mine: Vec::new(),
         }
     }
 
@@ -96,62 +105,78 @@ impl FeatureShards {
         admissions: &[Admission],
         sink: &mut impl RowSink,
     ) {
-        let set = Arc::clone(&self.set);
-        for (at, (spec, kind)) in set.entities.iter().zip(&mut self.kinds).enumerate() {
-            let keys = prepared.keys(at);
-            for (row, (key, admission)) in keys.iter().zip(admissions).enumerate() {
-                if *key == ABSENT || *admission == Admission::Skip || sub_map(*key) % self.workers != self.worker {
-                    continue;
-                }
-                let transaction = batch.get(row);
-                let mut event = Event {
-                    time: transaction.event_time(),
-                    amount: transaction.base_amount(),
-                    id: prepared.id_hash(row),
-                    place: if spec.keeps_place {
-                        place(transaction.number(schema::LATITUDE), transaction.number(schema::LONGITUDE))
-                    } else {
-                        NO_PLACE
-                    },
-                    values: [0; 8],
-                };
-                for (value, column) in event.values.iter_mut().zip(&spec.columns) {
-                    *value = prepared.value(*column, row);
-                }
-                let admitted = *admission == Admission::Admit;
-                let Some(map) = kind.maps.get_mut(sub_map(*key)) else { continue };
-                let Some(entity) = map.find_or_add(*key, admitted) else {
-                    let nothing = Entity::new(*key);
-                    features(spec, &kind.layout, &nothing, &event, false, &mut self.stats, row, sink);
-                    continue;
-                };
-                let in_order = entity.events(&kind.layout).last_time().is_none_or(|last| last <= event.time);
-                if in_order && admitted {
-                    let until = event.time - spec.reach - self.lateness;
-                    entity.advance(spec, &kind.layout, until, event.time);
-                }
-                features(spec, &kind.layout, entity, &event, in_order && admitted, &mut self.stats, row, sink);
-                if admitted {
-                    entity.insert(spec, &kind.layout, &event);
-                    if spec.keeps_id {
-                        self.labels.add(event.id, event.time, at, *key);
-                    }
-                    self.newest = self.newest.max(event.time);
-                }
-            }
+        for first in (0..batch.len()).step_by(STRIP) {
+            self.apply_strip(batch, prepared, admissions, first, sink);
         }
         self.expire(batch.len());
     }
 
+    fn apply_strip(
+        &mut self,
+        batch: &TransactionBatch,
+        prepared: &Prepared,
+        admissions: &[Admission],
+        first: usize,
+        sink: &mut impl RowSink,
+    ) {
+        let set = Arc::clone(&self.set);
+        for (at, (spec, kind)) in set.entities.iter().zip(&mut self.kinds).enumerate() {
+            let keys = prepared.keys(at);
+            self.mine.clear();
+            let ours = |key: u128| key != ABSENT && sub_map(key) % self.workers == self.worker;
+            let rows = keys.iter().zip(admissions).enumerate().skip(first).take(STRIP);
+            self.mine.extend(
+                rows.filter(|(_, (key, admission))| **admission != Admission::Skip && ours(**key))
+                    .map(|(row, (key, _))| Mine { row, key: *key, place: None }),
+            );
+            for block in self.mine.chunks_mut(AHEAD) {
+                kind.look_ahead(spec, prepared, block);
+                for Mine { row, key, place } in block.iter().copied() {
+                    let transaction = batch.get(row);
+                    let event = Event {
+                        time: transaction.event_time(),
+                        amount: transaction.base_amount(),
+                        id: prepared.id_hash(row),
+                        place: if spec.keeps_place {
+                            geo::place(transaction.number(schema::LATITUDE), transaction.number(schema::LONGITUDE))
+                        } else {
+                            NO_PLACE
+                        },
+                        values: values(spec, prepared, row),
+                    };
+                    let admitted = admissions.get(row) == Some(&Admission::Admit);
+                    let Some(map) = kind.maps.get_mut(sub_map(key)) else { continue };
+                    let Some(entity) = map.find_or_add(key, place, admitted) else {
+                        let nothing = Entity::new(key);
+                        features(spec, &kind.layout, &nothing, &event, false, row, sink);
+                        continue;
+                    };
+                    let in_order = admitted && entity.last <= event.time;
+                    if in_order {
+                        let until = event.time - spec.reach - self.lateness;
+                        entity.advance(spec, &kind.layout, until, event.time);
+                    }
+                    features(spec, &kind.layout, entity, &event, in_order, row, sink);
+                    if admitted {
+                        entity.insert(spec, &kind.layout, &event);
+                        if spec.keeps_id {
+                            self.labels.add(event.id, event.time, at, key);
+                        }
+                        self.newest = self.newest.max(event.time);
+                    }
+                }
+            }
+        }
+    }
+
     /// Marks a transaction as fraud, or takes the mark back. Says whether it is known here.
     pub fn label(&mut self, id: u64, fraud: bool) -> bool {
-        let (Some(time), Some(keys)) = (self.labels.by_id.get(&id), self.labels.keys.get(&id)) else { return false };
         let mut known = false;
-        for (at, key) in keys {
-            let at = usize::from(*at);
+        for Labelled { time, entity, key, .. } in self.labels.of(id) {
+            let at = usize::from(entity);
             let (Some(spec), Some(kind)) = (self.set.entities.get(at), self.kinds.get_mut(at)) else { continue };
-            let found = kind.maps.get_mut(sub_map(*key)).and_then(|map| map.find(*key));
-            known |= found.is_some_and(|entity| entity.mark(spec, &kind.layout, *time, id, fraud));
+            let found = kind.maps.get_mut(sub_map(key)).and_then(|map| map.find(key));
+            known |= found.is_some_and(|entity| entity.mark(spec, &kind.layout, time, id, fraud));
         }
         known
     }
@@ -169,7 +194,7 @@ impl FeatureShards {
         let last_time = events.last_time()?;
         let event = Event { time: last_time, place: NO_PLACE, ..Event::default() };
         let mut stats = Vec::new();
-        events.scan(&spec.windows, entity.large.is_none(), &event, &mut stats);
+        events.scan(&spec.windows, entity.large.is_none(), &event, |window| stats.push(*window));
         let features = spec
             .features
             .iter()
@@ -223,6 +248,28 @@ impl FeatureShards {
 }
 
 impl Kind {
+    /// Finds the entities of some transactions and reads the memory that deciding will need. Each pass reads
+    /// what does not depend on the others, so that the processor waits for all of it together.
+    fn look_ahead(&self, spec: &EntitySpec, prepared: &Prepared, block: &mut [Mine]) {
+        let map = |key: u128| self.maps.get(sub_map(key));
+        for mine in block.iter_mut() {
+            mine.place = map(mine.key).and_then(|map| map.position(mine.key));
+        }
+        let known = || {
+            let entity = |mine: &Mine| Some((mine.row, map(mine.key)?.entities.get(mine.place? as usize)?));
+            block.iter().filter_map(entity)
+        };
+        std::hint::black_box(known().fold(0, |all, (_, entity)| all ^ entity.touch_events(&self.layout)));
+        std::hint::black_box(known().fold(0, |all, (_, entity)| all ^ entity.touch_windows(&self.layout)));
+        if spec.windows.iter().any(|window| window.counted != 0) {
+            let counts = known().fold(0, |all, (row, entity)| {
+                let Some(large) = &entity.large else { return all };
+                all ^ large.touch_counts(&entity.events(&self.layout), &values(spec, prepared, row))
+            });
+            std::hint::black_box(counts);
+        }
+    }
+
     fn sweep(&mut self, until: EventTime, steps: usize) {
         let (mut at, mut place) = self.sweep;
         for _ in 0..steps {
@@ -232,7 +279,7 @@ impl Kind {
                     at = (at + 1) % SUB_MAPS;
                     place = 0;
                 }
-                Some(entity) if entity.events(&self.layout).last_time().is_none_or(|last| last <= until) => {
+                Some(entity) if entity.last <= until => {
                     map.remove(place);
                 }
                 Some(_) => place += 1,
@@ -243,25 +290,25 @@ impl Kind {
 }
 
 impl SubMap {
-    fn position(&self, key: u128) -> Option<usize> {
+    fn position(&self, key: u128) -> Option<u32> {
         let entities = &self.entities;
-        let found = self.index.find(low(key), |at| entities.get(*at as usize).is_some_and(|e| e.key == key))?;
-        Some(*found as usize)
+        self.index.find(low(key), |at| entities.get(*at as usize).is_some_and(|e| e.key == key)).copied()
     }
 
     fn get(&self, key: u128) -> Option<&Entity> {
-        self.entities.get(self.position(key)?)
+        self.entities.get(self.position(key)? as usize)
     }
 
     fn find(&mut self, key: u128) -> Option<&mut Entity> {
         let at = self.position(key)?;
-        self.entities.get_mut(at)
+        self.entities.get_mut(at as usize)
     }
 
-    /// The entity; a new one if it is not known and `add` says so.
-    fn find_or_add(&mut self, key: u128, add: bool) -> Option<&mut Entity> {
-        if let Some(at) = self.position(key) {
-            return self.entities.get_mut(at);
+    /// The entity, at `place` if it was looked up already; a new one if it is not known and `add` says so.
+    fn find_or_add(&mut self, key: u128, place: Option<u32>, add: bool) -> Option<&mut Entity> {
+        // Not known when it was looked up, it may have been added since.
+        if let Some(at) = place.or_else(|| self.position(key)) {
+            return self.entities.get_mut(at as usize);
         }
         if !add {
             return None;
@@ -296,59 +343,49 @@ impl SubMap {
     }
 }
 
-impl LabelIndex {
-    fn add(&mut self, id: u64, time: EventTime, entity: usize, key: u128) {
-        if self.by_id.insert(id, time).is_none() {
-            self.order.push_back((time, id));
-        }
-        if let Ok(entity) = u16::try_from(entity) {
-            self.keys.entry(id).or_default().push((entity, key));
-        }
-    }
-
-    fn forget(&mut self, until: EventTime) {
-        while let Some((_, id)) = self.order.front().filter(|(time, _)| *time <= until) {
-            self.by_id.remove(id);
-            self.keys.remove(id);
-            self.order.pop_front();
-        }
-    }
-
-    fn memory_bytes(&self) -> usize {
-        self.by_id.capacity() * 17 + self.order.capacity() * 16 + self.keys.capacity() * 33 + self.keys.len() * 64
-    }
-}
-
 /// Which sub-map an entity falls to: the high byte of its key, which the index does not use.
 fn sub_map(key: u128) -> usize {
     usize::from(key.to_be_bytes().first().copied().unwrap_or_default())
 }
 
-#[expect(clippy::too_many_arguments, reason = "the inner step of one walk")]
+/// A transaction's values of the columns that an entity keeps.
+fn values(spec: &EntitySpec, prepared: &Prepared, row: usize) -> [u64; 8] {
+    let mut values = [0; 8];
+    for (value, column) in values.iter_mut().zip(&spec.columns) {
+        *value = prepared.value(*column, row);
+    }
+    values
+}
+
+/// Works out an entity's features for `event`, in cells `row` of `sink`. `advanced` says that the running
+/// windows of a large entity stand at the event's time.
 fn features(
     spec: &EntitySpec,
     layout: &Layout,
     entity: &Entity,
     event: &Event,
     advanced: bool,
-    stats: &mut Vec<Stats>,
     row: usize,
     sink: &mut impl RowSink,
 ) {
     let events = entity.events(layout);
-    match &entity.large {
-        Some(large) if advanced => large.stats(&spec.windows, &events, event, stats),
-        large => events.scan(&spec.windows, large.is_none(), event, stats),
+    if spec.previous > 0 {
+        let before = Before::find(spec, entity, &events, event);
+        for feature in spec.features.get(..spec.previous).unwrap_or_default() {
+            sink.put(row, feature.slot, before.value(feature.aggregate));
+        }
     }
-    for feature in &spec.features {
-        let EntityFeature { slot, aggregate, window, column, include } = *feature;
-        let value = if aggregate.is_previous() {
-            previous(spec, &events, aggregate, event)
-        } else {
-            let include = include && spec.windows.get(window).is_some_and(|window| window.delay == 0);
-            stats.get(window).map_or(f64::NAN, |stats| window_value(aggregate, stats, column, event, include))
-        };
-        sink.put(row, slot, value);
+    let mut windows = spec.windows.iter().zip(spec.by_window());
+    let each = |stats: &Stats| {
+        let Some((window, features)) = windows.next() else { return };
+        for EntityFeature { slot, aggregate, column, include, .. } in features {
+            let value = window_value(*aggregate, stats, *column, event, *include && window.delay == 0);
+            sink.put(row, *slot, value);
+        }
+    };
+    match &entity.large {
+        Some(large) if advanced => large.stats(&spec.windows, &events, event, each),
+        large => events.scan(&spec.windows, large.is_none(), event, each),
     }
 }
 
@@ -357,13 +394,13 @@ fn window_value(aggregate: Aggregate, stats: &Stats, column: usize, event: &Even
     let own = u64::from(include);
     let count = stats.count + own;
     let sum = stats.sum + if include { i128::from(event.amount) } else { 0 };
-    let mean = || if count == 0 { f64::NAN } else { sum as f64 / count as f64 };
+    let mean = || if count == 0 { f64::NAN } else { real(sum) / count as f64 };
     let values = stats.columns.get(column).copied().unwrap_or_default();
     let has_value = event.values.get(column).is_some_and(|value| *value != 0);
     let if_any = |value: f64| if count == 0 { f64::NAN } else { value };
     match aggregate {
         Aggregate::Count => count as f64,
-        Aggregate::Sum => sum as f64,
+        Aggregate::Sum => real(sum),
         Aggregate::Mean => mean(),
         Aggregate::Std => deviation(count, sum, squares(stats, event, include)),
         Aggregate::Min => if_any(if include { stats.min.min(event.amount) } else { stats.min } as f64),
@@ -381,6 +418,11 @@ fn window_value(aggregate: Aggregate, stats: &Stats, column: usize, event: &Even
         Aggregate::Share | Aggregate::IsNew | Aggregate::FirstSeen => f64::NAN,
         Aggregate::Last | Aggregate::SinceLast | Aggregate::Distance | Aggregate::Speed => f64::NAN,
     }
+}
+
+/// The nearest `f64`; most sums need no wide arithmetic.
+fn real(sum: i128) -> f64 {
+    i64::try_from(sum).map_or(sum as f64, |sum| sum as f64)
 }
 
 /// Missing where there is nothing to divide by: an infinite ratio would say more than is known.
@@ -408,47 +450,41 @@ fn deviation(count: u64, sum: i128, squares: u128) -> f64 {
     (numerator / n / (n - 1.0)).max(0.0).sqrt()
 }
 
-/// The value of a feature that looks at the transaction before.
-fn previous(spec: &EntitySpec, events: &super::entity::Events<'_>, aggregate: Aggregate, event: &Event) -> f64 {
-    let oldest = event.time - spec.previous_reach();
-    let before = events.upper(event.time);
-    let Some(last) = before.checked_sub(1).filter(|last| events.time(*last) > oldest) else { return f64::NAN };
-    match aggregate {
-        Aggregate::Last => events.amount(last) as f64,
-        Aggregate::SinceLast => (event.time - events.time(last)) as f64 / 1_000.0,
-        _ => {
-            if event.place == NO_PLACE {
-                return f64::NAN;
-            }
+/// What is known of the transaction before, NaN where it is not.
+struct Before {
+    amount: f64,
+    seconds: f64,
+    kilometres: f64,
+    /// Since the last transaction with a place.
+    hours: f64,
+}
+
+impl Before {
+    fn find(spec: &EntitySpec, entity: &Entity, events: &super::entity::Events<'_>, event: &Event) -> Self {
+        let mut found = Self { amount: f64::NAN, seconds: f64::NAN, kilometres: f64::NAN, hours: f64::NAN };
+        let oldest = event.time - spec.previous_reach();
+        let before = if entity.last <= event.time { events.len() } else { events.upper(event.time) };
+        let Some(last) = before.checked_sub(1).filter(|last| events.time(*last) > oldest) else { return found };
+        found.amount = events.amount(last) as f64;
+        found.seconds = (event.time - events.time(last)) as f64 / 1_000.0;
+        if event.place != NO_PLACE {
             let mut places = (0..before).rev().take_while(|at| events.time(*at) > oldest);
-            let Some(last) = places.find(|at| events.place(*at) != NO_PLACE) else { return f64::NAN };
-            let distance = kilometres(events.place(last), event.place);
-            if aggregate == Aggregate::Distance {
-                return distance;
+            if let Some(last) = places.find(|at| events.place(*at) != NO_PLACE) {
+                found.kilometres = geo::kilometres(events.place(last), event.place);
+                // Two places in the same second: as if a second had passed.
+                found.hours = (event.time - events.time(last)).max(1_000) as f64 / 3_600_000.0;
             }
-            // Two places in the same second: as if a second had passed.
-            let hours = (event.time - events.time(last)).max(1_000) as f64 / 3_600_000.0;
-            distance / hours
+        }
+        found
+    }
+
+    fn value(&self, aggregate: Aggregate) -> f64 {
+        match aggregate {
+            Aggregate::Last => self.amount,
+            Aggregate::SinceLast => self.seconds,
+            Aggregate::Distance => self.kilometres,
+            Aggregate::Speed => self.kilometres / self.hours,
+            _ => f64::NAN,
         }
     }
-}
-
-/// A place in one word: latitude and longitude as two `f32`s (about a metre).
-#[expect(clippy::cast_possible_truncation, reason = "a metre is enough")]
-fn place(latitude: f64, longitude: f64) -> u64 {
-    if latitude.is_nan() || longitude.is_nan() {
-        return NO_PLACE;
-    }
-    u64::from((latitude as f32).to_bits()) << 32 | u64::from((longitude as f32).to_bits())
-}
-
-/// The great-circle distance (haversine) on a sphere of 6371.0088 km, the Earth's mean radius.
-#[expect(clippy::cast_possible_truncation, reason = "two halves of a word")]
-fn kilometres(from: u64, to: u64) -> f64 {
-    let degrees =
-        |place: u64| (f64::from(f32::from_bits((place >> 32) as u32)), f64::from(f32::from_bits(place as u32)));
-    let ((lat_a, lon_a), (lat_b, lon_b)) = (degrees(from), degrees(to));
-    let half = |a: f64, b: f64| ((b - a).to_radians() / 2.0).sin().powi(2);
-    let h = half(lat_a, lat_b) + lat_a.to_radians().cos() * lat_b.to_radians().cos() * half(lon_a, lon_b);
-    2.0 * 6_371.008_8 * h.sqrt().min(1.0).asin()
 }
