@@ -159,11 +159,15 @@ pub struct StreamedAlert {
 pub struct Profile {
     pub kind: String,
     /// Transactions remembered of it.
-    pub transactions: usize,
+    pub transactions: u64,
     /// RFC 3339, UTC.
     pub last_transaction: String,
     /// As the next transaction at the same moment would find them, itself not counted.
     pub features: BTreeMap<String, Option<f64>>,
+    /// Features over more transactions than are kept exactly (`exact_events` of the feature set): these are
+    /// approximate.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub approximate: Vec<String>,
 }
 
 /// What was found out about a transaction.

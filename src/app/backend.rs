@@ -288,6 +288,7 @@ impl Backend for Service {
                 transactions: profile.events,
                 last_transaction: rfc3339(profile.last_time),
                 features: profile.features.into_iter().map(known).collect(),
+                approximate: profile.approximate,
             })
         })
     }

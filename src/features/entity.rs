@@ -10,6 +10,7 @@
 
 use super::large::Large;
 use super::set::{EntitySpec, Window};
+use super::tiles;
 use crate::transaction::EventTime;
 
 /// From this many events on an entity keeps running state.
@@ -74,6 +75,8 @@ const TIME_SHIFT: u32 = 10;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stats {
     pub count: u64,
+    /// Transactions whose values are told apart: all but those in tiles.
+    pub told_apart: u64,
     pub sum: i128,
     pub squares: u128,
     pub min: i64,
@@ -93,7 +96,7 @@ pub(super) struct ColumnStats {
 impl Default for Stats {
     fn default() -> Self {
         let columns = [ColumnStats::default(); 8];
-        Self { count: 0, sum: 0, squares: 0, min: i64::MAX, max: i64::MIN, fraud: 0, columns }
+        Self { count: 0, told_apart: 0, sum: 0, squares: 0, min: i64::MAX, max: i64::MIN, fraud: 0, columns }
     }
 }
 
@@ -132,6 +135,11 @@ impl Entity {
         let events = self.events(layout);
         let count = events.len();
         let place = if self.last <= event.time { count } else { events.upper(event.time) };
+        let in_tile = |large: &Large| large.tiles().last().is_some_and(|tile| event.time < tile.last);
+        if place == 0 && self.large.as_ref().is_some_and(|large| in_tile(large)) {
+            self.large.iter_mut().for_each(|large| large.absorb(event));
+            return;
+        }
         let mut flags = 0;
         let mut superseded: [usize; 8] = [usize::MAX; 8];
         for (column, (value, superseded)) in
@@ -176,7 +184,14 @@ impl Entity {
             self.words.splice(at..at, row[..layout.stride].iter().copied());
         }
         if let Some(mut large) = self.large.take() {
-            large.inserted(spec, &self.events(layout), place, event);
+            let events = self.events(layout);
+            large.inserted(spec, &events, place, event);
+            // The oldest become a tile, some at a time.
+            let many = (spec.exact_events / tiles::OF_EACH_SIZE).max(1);
+            if events.len() >= spec.exact_events + many {
+                large.fold(spec, &events, many);
+                self.gone += u32::try_from(many).unwrap_or(u32::MAX);
+            }
             self.large = Some(large);
         } else if count + 1 >= LARGE {
             self.large = Some(Box::new(Large::new(spec, &self.events(layout))));
@@ -207,7 +222,7 @@ impl Entity {
         let out = (0..events.len()).take_while(|at| events.time(*at) <= until).count();
         if let Some(large) = &mut large {
             large.advance(spec, &events, now);
-            large.dropped(out);
+            large.forget(until, out);
         }
         self.gone += u32::try_from(out).unwrap_or(u32::MAX);
         self.large = large;
@@ -218,13 +233,15 @@ impl Entity {
     }
 
     /// Sets or clears the fraud mark of the event with this id at this time.
-    pub fn mark(&mut self, spec: &EntitySpec, layout: &Layout, time: EventTime, id: u64, fraud: bool) -> bool {
+    /// Of an event that is in a tile `was` says what its mark was.
+    pub fn mark(&mut self, layout: &Layout, time: EventTime, id: u64, was: bool, fraud: bool) -> bool {
         let events = self.events(layout);
         let Some(at) = (events.lower(time)..events.len())
             .take_while(|at| events.time(*at) == time)
             .find(|at| events.id(*at) == id)
         else {
-            return false;
+            let Some(large) = &mut self.large else { return false };
+            return was != fraud && large.marked_in_tile(time, fraud);
         };
         let word = &mut self.words[(self.gone as usize + at) * layout.stride];
         let was = *word & FRAUD != 0;
@@ -232,7 +249,7 @@ impl Entity {
         if was != fraud
             && let Some(large) = &mut self.large
         {
-            large.marked(spec, at, fraud);
+            large.marked(at, fraud);
         }
         true
     }
@@ -337,6 +354,7 @@ impl Events<'_> {
     #[expect(clippy::cast_sign_loss, reason = "a square is not negative")]
     fn take_in(&self, at: usize, marked: bool, current: &Event, stats: &mut Stats) {
         stats.count += 1;
+        stats.told_apart += 1;
         stats.fraud += u64::from(self.is_fraud(at));
         if self.layout.amount.is_some() {
             let amount = self.amount(at);

@@ -15,6 +15,8 @@ pub(super) struct Labelled {
     pub time: EventTime,
     pub id: u64,
     pub entity: u16,
+    /// What is known of it so far.
+    pub fraud: bool,
     pub key: u128,
 }
 
@@ -41,18 +43,25 @@ impl LabelIndex {
         if self.rows.len() == self.rows.capacity() {
             self.rows.reserve_exact((self.rows.len() / 8).max(1_024));
         }
-        self.rows.push_back(Labelled { time, id, entity, key });
+        self.rows.push_back(Labelled { time, id, entity, fraud: false, key });
         let (first, rows) = (self.first, &self.rows);
         if let Some(part) = self.parts.get_mut(part(id)) {
             part.insert_unique(id, number, |number| row(rows, first, *number).map_or(0, |row| row.id));
         }
     }
 
-    /// Where a transaction is remembered.
-    pub fn of(&self, id: u64) -> Vec<Labelled> {
+    /// Where a transaction is remembered, with what was known of it before; from now on `fraud` is.
+    pub fn label(&mut self, id: u64, fraud: bool) -> Vec<Labelled> {
         let Some(part) = self.parts.get(part(id)) else { return Vec::new() };
-        let found = part.iter_hash(id).filter_map(|number| row(&self.rows, self.first, *number).copied());
-        found.filter(|row| row.id == id).collect()
+        let mut found = Vec::new();
+        for number in part.iter_hash(id) {
+            let place = number.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
+            if let Some(row) = place.and_then(|place| self.rows.get_mut(place)).filter(|row| row.id == id) {
+                found.push(*row);
+                row.fraud = fraud;
+            }
+        }
+        found
     }
 
     /// Forgets transactions at or before `until`, as far as none before them is newer.

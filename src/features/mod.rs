@@ -19,10 +19,12 @@ mod phrase;
 mod row;
 mod set;
 mod shards;
+mod sketch;
+mod tiles;
 
 pub use aggregate::Aggregate;
 pub use hash::{KeyedHasher, Prepared};
-pub use set::{FeatureKind, FeatureSet};
+pub use set::{EXACT_EVENTS, FeatureKind, FeatureSet};
 pub use shards::{FeatureShards, Profile};
 
 /// How a transaction takes part.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 use super::aggregate::Aggregate;
-use super::entity::{Entity, Event, Layout, NO_PLACE, Stats};
+use super::entity::{Entity, Event, Events, Layout, NO_PLACE, Stats};
 use super::geo;
 use super::hash::{ABSENT, KeyedHasher, Prepared, low};
 use super::labels::{LabelIndex, Labelled};
@@ -64,10 +64,23 @@ struct SubMap {
 /// The live features of one entity.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
-    pub events: usize,
+    pub events: u64,
     pub last_time: EventTime,
     /// Name and value, as a transaction at the time of the last one would find them, itself not counted.
     pub features: Vec<(String, f64)>,
+    /// Features whose windows reach back to where events are kept in tiles only: see [`EXACT_EVENTS`](super::EXACT_EVENTS).
+    pub approximate: Vec<String>,
+}
+
+/// The names of features over windows that reach back to `tiles_to`, where the newest tile ends.
+fn approximate(set: &FeatureSet, spec: &EntitySpec, tiles_to: Option<EventTime>, now: EventTime) -> Vec<String> {
+    let Some(tiles_to) = tiles_to else { return Vec::new() };
+    let reaches = |feature: &&EntityFeature| {
+        let window = spec.windows.get(feature.window).filter(|_| !feature.aggregate.is_previous());
+        window.is_some_and(|window| now - window.delay - window.length < tiles_to)
+    };
+    let name = |feature: &EntityFeature| set.names().get(feature.slot).cloned();
+    spec.features.iter().filter(reaches).filter_map(name).collect()
 }
 
 impl FeatureShards {
@@ -172,11 +185,10 @@ impl FeatureShards {
     /// Marks a transaction as fraud, or takes the mark back. Says whether it is known here.
     pub fn label(&mut self, id: u64, fraud: bool) -> bool {
         let mut known = false;
-        for Labelled { time, entity, key, .. } in self.labels.of(id) {
-            let at = usize::from(entity);
-            let (Some(spec), Some(kind)) = (self.set.entities.get(at), self.kinds.get_mut(at)) else { continue };
+        for Labelled { time, entity, key, fraud: was, .. } in self.labels.label(id, fraud) {
+            let Some(kind) = self.kinds.get_mut(usize::from(entity)) else { continue };
             let found = kind.maps.get_mut(sub_map(key)).and_then(|map| map.find(key));
-            known |= found.is_some_and(|entity| entity.mark(spec, &kind.layout, time, id, fraud));
+            known |= found.is_some_and(|entity| entity.mark(&kind.layout, time, id, was, fraud));
         }
         known
     }
@@ -194,7 +206,7 @@ impl FeatureShards {
         let last_time = events.last_time()?;
         let event = Event { time: last_time, place: NO_PLACE, ..Event::default() };
         let mut stats = Vec::new();
-        events.scan(&spec.windows, entity.large.is_none(), &event, |window| stats.push(*window));
+        scan(spec, entity, &events, &event, |window| stats.push(*window));
         let features = spec
             .features
             .iter()
@@ -209,7 +221,10 @@ impl FeatureShards {
                 Some((self.set.names().get(feature.slot)?.clone(), value))
             })
             .collect();
-        Some(Profile { events: events.len(), last_time, features })
+        let tiles = entity.large.as_ref().map_or(&[][..], |large| large.tiles());
+        let approximate = approximate(&self.set, spec, tiles.last().map(|tile| tile.last), last_time);
+        let in_tiles: u64 = tiles.iter().map(|tile| tile.count).sum();
+        Some(Profile { events: events.len() as u64 + in_tiles, last_time, features, approximate })
     }
 
     /// Entities with state.
@@ -385,7 +400,15 @@ fn features(
     };
     match &entity.large {
         Some(large) if advanced => large.stats(&spec.windows, &events, event, each),
-        large => events.scan(&spec.windows, large.is_none(), event, each),
+        _ => scan(spec, entity, &events, event, each),
+    }
+}
+
+/// What each window holds at the event's time, whatever the entity's running state stands at.
+fn scan(spec: &EntitySpec, entity: &Entity, events: &Events<'_>, event: &Event, each: impl FnMut(&Stats)) {
+    match &entity.large {
+        None => events.scan(&spec.windows, true, event, each),
+        Some(large) => large.scan(&spec.windows, events, event, each),
     }
 }
 
@@ -412,7 +435,9 @@ fn window_value(aggregate: Aggregate, stats: &Stats, column: usize, event: &Even
         Aggregate::ZScore => {
             divided(event.amount as f64 - mean(), deviation(count, sum, squares(stats, event, include)))
         }
-        Aggregate::Share if has_value => if_any((values.matches + own) as f64 / count as f64),
+        Aggregate::Share if has_value && stats.told_apart + own > 0 => {
+            (values.matches + own) as f64 / (stats.told_apart + own) as f64
+        }
         Aggregate::IsNew if has_value => f64::from(u8::from(values.matches == 0)),
         Aggregate::FirstSeen if has_value && values.matches > 0 => (event.time - values.first) as f64 / 1_000.0,
         Aggregate::Share | Aggregate::IsNew | Aggregate::FirstSeen => f64::NAN,
@@ -460,7 +485,7 @@ struct Before {
 }
 
 impl Before {
-    fn find(spec: &EntitySpec, entity: &Entity, events: &super::entity::Events<'_>, event: &Event) -> Self {
+    fn find(spec: &EntitySpec, entity: &Entity, events: &Events<'_>, event: &Event) -> Self {
         let mut found = Self { amount: f64::NAN, seconds: f64::NAN, kilometres: f64::NAN, hours: f64::NAN };
         let oldest = event.time - spec.previous_reach();
         let before = if entity.last <= event.time { events.len() } else { events.upper(event.time) };
