@@ -73,6 +73,11 @@ impl Aggregate {
         matches!(self, Self::Distinct | Self::IsNew | Self::FirstSeen | Self::Share)
     }
 
+    /// Whether it looks for all transactions with the current one's value, not only for the last.
+    pub(super) fn needs_matches(self) -> bool {
+        matches!(self, Self::FirstSeen | Self::Share)
+    }
+
     /// Whether it compares the transaction with its past: itself left out unless the set says otherwise.
     pub(super) fn is_comparison(self) -> bool {
         matches!(self, Self::ZScore | Self::Ratio | Self::IsNew | Self::FirstSeen)

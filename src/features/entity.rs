@@ -28,6 +28,11 @@ pub(super) struct Layout {
     column_count: usize,
     id: Option<usize>,
     place: Option<usize>,
+    squares: bool,
+    /// Columns in which all events with the current transaction's value are looked for, and those in which the
+    /// last of them is enough.
+    matched: u16,
+    sought: u16,
 }
 
 impl Layout {
@@ -40,7 +45,11 @@ impl Layout {
         };
         let (amount, id, place) = (part(spec.keeps_amount), part(spec.keeps_id), part(spec.keeps_place));
         let column_count = spec.columns.len();
-        Self { stride: next + column_count, amount, columns: next, column_count, id, place }
+        let squares = spec.windows.iter().any(|window| window.squares);
+        let matched = spec.windows.iter().fold(0, |all, window| all | window.matched);
+        let sought = spec.windows.iter().fold(0, |all, window| all | window.counted) & !matched;
+        let stride = next + column_count;
+        Self { stride, amount, columns: next, column_count, id, place, squares, matched, sought }
     }
 }
 
@@ -67,9 +76,27 @@ pub(super) struct Entity {
 }
 
 const FRAUD: u64 = 1;
-/// Bit 1 + c: a later event has the same value in column c.
+/// Bit 1 + c: a later event has the same value in column c, or this one has none.
 const SUPERSEDED: u64 = 2;
 const TIME_SHIFT: u32 = 10;
+
+/// For each set of columns a word with a byte a column: 1 where the column is not in the set. Added up, they
+/// count events for all columns at once; a small entity has too few for a byte to overflow.
+const SPREAD: [u64; 256] = {
+    let mut table = [0; 256];
+    let mut set = 0;
+    while set < 256 {
+        let mut column = 0;
+        while column < 8 {
+            if set >> column & 1 == 0 {
+                table[set] |= 1 << (8 * column);
+            }
+            column += 1;
+        }
+        set += 1;
+    }
+    table
+};
 
 /// What a window holds, the current transaction not counted.
 #[derive(Debug, Clone, Copy)]
@@ -149,10 +176,16 @@ impl Entity {
                 // Large entities count values in maps and do not need the bits.
                 break;
             }
-            if let Some(before) = (0..place).rev().find(|at| events.value(*at, column) == *value) {
-                *superseded = before;
+            if *value == 0 {
+                flags |= SUPERSEDED << column;
+                continue;
             }
-            if (place..count).any(|at| events.value(at, column) == *value) {
+            let part = layout.columns + column;
+            let mut before = events.words[..place * layout.stride].rchunks_exact(layout.stride);
+            if let Some(back) = before.position(|row| row[part] == *value) {
+                *superseded = place - 1 - back;
+            }
+            if place < count && (place..count).any(|at| events.value(at, column) == *value) {
                 flags |= SUPERSEDED << column;
             }
         }
@@ -276,10 +309,6 @@ impl Events<'_> {
         self.words[at * self.layout.stride] & FRAUD != 0
     }
 
-    fn is_superseded(&self, at: usize, column: usize) -> bool {
-        self.words[at * self.layout.stride] & (SUPERSEDED << column) != 0
-    }
-
     #[expect(clippy::cast_possible_wrap, reason = "the amount's own bits")]
     pub fn amount(&self, at: usize) -> i64 {
         self.layout.amount.map_or(0, |part| self.words[at * self.layout.stride + part] as i64)
@@ -328,49 +357,108 @@ impl Events<'_> {
     /// reach: windows of one delay are sorted, and each holds all of the one before. `marked` says whether
     /// the events carry their superseded bits (those of large entities do not). `each` is told of
     /// every window, in order.
+    #[inline]
     pub fn scan(&self, windows: &[Window], marked: bool, current: &Event, mut each: impl FnMut(&Stats)) {
         let mut so_far = Stats::default();
+        // By column, a byte each: values met for the first time, going back from the newest event.
+        let mut different = 0;
+        // By column: the place after the last event with the current transaction's value.
+        let mut last = [0_usize; 8];
         let (mut delay, mut head, mut at) = (-1, 0, 0);
         for window in windows {
             if window.delay != delay {
                 delay = window.delay;
-                head = self.upper(current.time - delay);
+                head = if delay == 0 && self.len() == 0 { 0 } else { self.upper(current.time - delay) };
                 at = head;
-                so_far = Stats::default();
+                (so_far, different) = (Stats::default(), 0);
+                if self.layout.sought != 0 {
+                    self.find_last(head, current, &mut last);
+                }
             }
             let marked = marked && head == self.len();
-            let after = current.time - window.delay - window.length;
-            while at > 0 && self.time(at - 1) > after {
-                at -= 1;
-                self.take_in(at, marked, current, &mut so_far);
+            let (from, after) = (at, current.time - window.delay - window.length);
+            different += self.take_in(&mut at, after, &mut so_far);
+            if self.layout.matched != 0 {
+                self.find_matches(at, from, current, &mut so_far);
             }
             if !marked {
                 self.count_distinct(at, head, window, &mut so_far);
+            } else if window.counted != 0 {
+                for (column, stats) in so_far.columns.iter_mut().take(self.layout.column_count).enumerate() {
+                    stats.distinct = different >> (8 * column) & 0xff;
+                }
+            }
+            for ((column, stats), last) in so_far.columns.iter_mut().enumerate().zip(last) {
+                if self.layout.sought >> column & 1 == 1 {
+                    stats.matches = u64::from(last > at);
+                }
             }
             each(&so_far);
         }
     }
 
-    #[expect(clippy::cast_sign_loss, reason = "a square is not negative")]
-    fn take_in(&self, at: usize, marked: bool, current: &Event, stats: &mut Stats) {
-        stats.count += 1;
-        stats.told_apart += 1;
-        stats.fraud += u64::from(self.is_fraud(at));
-        if self.layout.amount.is_some() {
-            let amount = self.amount(at);
-            stats.sum += i128::from(amount);
-            stats.squares = stats.squares.wrapping_add((i128::from(amount) * i128::from(amount)) as u128);
-            stats.min = stats.min.min(amount);
-            stats.max = stats.max.max(amount);
+    /// Takes in the events before `at` that are after a time, and moves `at` to the first of them.
+    #[inline]
+    #[expect(clippy::cast_sign_loss, clippy::cast_possible_wrap, reason = "times have 44 bits, amounts their own")]
+    fn take_in(&self, at: &mut usize, after: EventTime, stats: &mut Stats) -> u64 {
+        let (stride, amount_at) = (self.layout.stride, self.layout.amount.unwrap_or_default());
+        let (mut different, mut taken, mut fraud) = (0_u64, 0, 0);
+        let (mut sum, mut squares, mut min, mut max) = (0_i128, stats.squares, stats.min, stats.max);
+        for row in self.words[..*at * stride].rchunks_exact(stride) {
+            let word = row[0];
+            if (word >> TIME_SHIFT) as i64 <= after {
+                break;
+            }
+            taken += 1;
+            fraud += word & FRAUD;
+            different = different.wrapping_add(SPREAD[(word >> 1 & 0xff) as usize]);
+            if amount_at != 0 {
+                let amount = row[amount_at] as i64;
+                sum += i128::from(amount);
+                (min, max) = (min.min(amount), max.max(amount));
+                if self.layout.squares {
+                    squares = squares.wrapping_add((i128::from(amount) * i128::from(amount)) as u128);
+                }
+            }
         }
+        *at -= taken;
+        stats.count += taken as u64;
+        stats.told_apart = stats.count;
+        stats.fraud += fraud;
+        stats.sum += sum;
+        (stats.squares, stats.min, stats.max) = (squares, min, max);
+        different
+    }
+
+    fn find_last(&self, head: usize, current: &Event, last: &mut [usize; 8]) {
+        let rows = &self.words[..head * self.layout.stride];
+        for (column, (last, wanted)) in last.iter_mut().zip(&current.values).take(self.layout.column_count).enumerate() {
+            if self.layout.sought >> column & 1 == 1 {
+                let part = self.layout.columns + column;
+                let mut rows = rows.rchunks_exact(self.layout.stride);
+                *last = rows.position(|row| row[part] == *wanted).map_or(0, |back| head - back);
+            }
+        }
+    }
+
+    /// Looks for the current transaction's values among the events from `from` up to `to`.
+    fn find_matches(&self, from: usize, to: usize, current: &Event, stats: &mut Stats) {
+        let rows = &self.words[from * self.layout.stride..to * self.layout.stride];
         let columns = stats.columns.iter_mut().zip(&current.values).take(self.layout.column_count).enumerate();
-        for (column, (stats, wanted)) in columns {
-            let value = self.value(at, column);
-            // A value counts where it is met first, going back from the newest event.
-            stats.distinct += u64::from(marked && value != 0 && !self.is_superseded(at, column));
-            if value == *wanted {
-                stats.matches += 1;
-                stats.first = self.time(at);
+        for (column, (stats, wanted)) in columns.filter(|(column, _)| self.layout.matched >> column & 1 == 1) {
+            let part = self.layout.columns + column;
+            let (mut matches, mut first) = (0, 0);
+            for row in rows.rchunks_exact(self.layout.stride) {
+                let same = row[part] == *wanted;
+                matches += u64::from(same);
+                first = if same { row[0] } else { first };
+            }
+            if matches > 0 {
+                stats.matches += matches;
+                #[expect(clippy::cast_possible_wrap, reason = "a time has 44 bits")]
+                {
+                    stats.first = (first >> TIME_SHIFT) as i64;
+                }
             }
         }
     }

@@ -1,13 +1,15 @@
 //! Which events a transaction's label belongs to.
+//!
+//! Every transaction is added, and one in a hundred is ever looked up: adding must cost next to nothing. Rows
+//! are appended in the order they came, and their numbers to one of many short lists by a part of the id: a
+//! look-up reads one list from its start to its end.
 
 use std::collections::VecDeque;
 
-use hashbrown::HashTable;
-
 use crate::transaction::EventTime;
 
-/// Parts of the index: growing one of many stalls a batch for a moment only.
-const PARTS: usize = 256;
+/// Lists of numbers: with ten million transactions each has some 2,400.
+const LISTS: usize = 4_096;
 
 /// A transaction as an entity with fraud features remembers it.
 #[derive(Debug, Clone, Copy)]
@@ -26,13 +28,13 @@ pub(super) struct LabelIndex {
     rows: VecDeque<Labelled>,
     /// The number of the first row since the start.
     first: u64,
-    /// By id: numbers of rows; an id has one for each entity it touched.
-    parts: Vec<HashTable<u64>>,
+    /// By a part of the id: another part of it, and the row's number.
+    lists: Vec<VecDeque<(u32, u32)>>,
 }
 
 impl Default for LabelIndex {
     fn default() -> Self {
-        Self { rows: VecDeque::new(), first: 0, parts: (0..PARTS).map(|_| HashTable::new()).collect() }
+        Self { rows: VecDeque::new(), first: 0, lists: (0..LISTS).map(|_| VecDeque::new()).collect() }
     }
 }
 
@@ -44,19 +46,19 @@ impl LabelIndex {
             self.rows.reserve_exact((self.rows.len() / 8).max(1_024));
         }
         self.rows.push_back(Labelled { time, id, entity, fraud: false, key });
-        let (first, rows) = (self.first, &self.rows);
-        if let Some(part) = self.parts.get_mut(part(id)) {
-            part.insert_unique(id, number, |number| row(rows, first, *number).map_or(0, |row| row.id));
+        if let Some(list) = self.lists.get_mut(list(id)) {
+            list.push_back((tag(id), low(number)));
         }
     }
 
     /// Where a transaction is remembered, with what was known of it before; from now on `fraud` is.
     pub fn label(&mut self, id: u64, fraud: bool) -> Vec<Labelled> {
-        let Some(part) = self.parts.get(part(id)) else { return Vec::new() };
         let mut found = Vec::new();
-        for number in part.iter_hash(id) {
-            let place = number.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
-            if let Some(row) = place.and_then(|place| self.rows.get_mut(place)).filter(|row| row.id == id) {
+        let Some(list) = self.lists.get(list(id)) else { return found };
+        for (_, number) in list.iter().filter(|(known, _)| *known == tag(id)) {
+            // Fewer than 2^32 rows are remembered at a time: the low half tells them apart.
+            let place = number.wrapping_sub(low(self.first)) as usize;
+            if let Some(row) = self.rows.get_mut(place).filter(|row| row.id == id) {
                 found.push(*row);
                 row.fraud = fraud;
             }
@@ -67,29 +69,30 @@ impl LabelIndex {
     /// Forgets transactions at or before `until`, as far as none before them is newer.
     pub fn forget(&mut self, until: EventTime) {
         while let Some(Labelled { id, .. }) = self.rows.front().filter(|row| row.time <= until).copied() {
-            let number = self.first;
-            if let Some(part) = self.parts.get_mut(part(id))
-                && let Ok(found) = part.find_entry(id, |at| *at == number)
-            {
-                found.remove();
-            }
+            // Numbers in a list are in order: the first row's is the first of its list.
+            self.lists.get_mut(list(id)).map(VecDeque::pop_front);
             self.rows.pop_front();
             self.first += 1;
         }
     }
 
     pub fn memory_bytes(&self) -> usize {
-        let parts = self.parts.iter().map(|part| part.capacity() * 9);
-        self.rows.capacity() * size_of::<Labelled>() + parts.sum::<usize>()
+        let lists = self.lists.iter().map(|list| list.capacity() * 8 + size_of::<VecDeque<(u32, u32)>>());
+        self.rows.capacity() * size_of::<Labelled>() + lists.sum::<usize>()
     }
 }
 
-fn row(rows: &VecDeque<Labelled>, first: u64, number: u64) -> Option<&Labelled> {
-    rows.get(usize::try_from(number.checked_sub(first)?).ok()?)
+#[expect(clippy::cast_possible_truncation, reason = "twelve bits")]
+fn list(id: u64) -> usize {
+    (id >> 52) as usize
 }
 
-/// By bits that the tables do not use.
-#[expect(clippy::cast_possible_truncation, reason = "eight bits")]
-fn part(id: u64) -> usize {
-    usize::from((id >> 32) as u8)
+#[expect(clippy::cast_possible_truncation, reason = "the low half")]
+fn tag(id: u64) -> u32 {
+    id as u32
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low half")]
+fn low(number: u64) -> u32 {
+    number as u32
 }

@@ -82,16 +82,11 @@ impl EntitySpec {
         }
         self.features.sort_by_key(|feature| (!feature.aggregate.is_previous(), feature.window));
         self.previous = self.features.partition_point(|feature| feature.aggregate.is_previous());
-    }
-
-    /// The features of each window, in the order of the windows.
-    pub fn by_window(&self) -> impl Iterator<Item = &[EntityFeature]> {
-        let mut rest = self.features.get(self.previous..).unwrap_or_default();
-        (0..self.windows.len()).map(move |window| {
-            let (these, others) = rest.split_at(rest.partition_point(|feature| feature.window == window));
-            rest = others;
-            these
-        })
+        let of_windows = self.features.get(self.previous..).unwrap_or_default();
+        for (at, window) in self.windows.iter_mut().enumerate() {
+            let place = |at| self.previous + of_windows.partition_point(|feature: &EntityFeature| feature.window < at);
+            window.features = (place(at), place(at + 1));
+        }
     }
 }
 
@@ -104,6 +99,11 @@ pub(super) struct Window {
     pub firsts: bool,
     /// Which columns are counted by value, a bit each.
     pub counted: u16,
+    /// In which of them all events with the current transaction's value are looked for; in the others the
+    /// last is enough.
+    pub matched: u16,
+    /// Its features among the entity's: from the first up to the second.
+    pub features: (usize, usize),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -487,6 +487,8 @@ impl Builder<'_> {
                     extremes: false,
                     firsts: false,
                     counted: 0,
+                    matched: 0,
+                    features: (0, 0),
                 });
                 entity.windows.len() - 1
             })
@@ -499,6 +501,9 @@ impl Builder<'_> {
             window.firsts |= aggregate == Aggregate::FirstSeen;
             if aggregate.needs_field() {
                 window.counted |= 1 << column.min(15);
+            }
+            if aggregate.needs_matches() {
+                window.matched |= 1 << column.min(15);
             }
         }
         entity.reach = entity.reach.max(length + delay);

@@ -217,7 +217,8 @@ impl FeatureShards {
             })
             .filter_map(|feature| {
                 let stats = stats.get(feature.window)?;
-                let value = window_value(feature.aggregate, stats, feature.column, &event, false);
+                let totals = Totals::new(stats, &event);
+                let value = totals.value(feature.aggregate, stats, feature.column, &event, false);
                 Some((self.set.names().get(feature.slot)?.clone(), value))
             })
             .collect();
@@ -256,7 +257,7 @@ impl FeatureShards {
             if spec.keeps_id {
                 reach = reach.max(spec.reach);
             }
-            kind.sweep(newest - spec.reach - lateness, 2 * transactions);
+            kind.sweep(newest - spec.reach - lateness, transactions.div_ceil(2));
         }
         self.labels.forget(newest.saturating_sub(reach).saturating_sub(lateness));
     }
@@ -390,12 +391,14 @@ fn features(
             sink.put(row, feature.slot, before.value(feature.aggregate));
         }
     }
-    let mut windows = spec.windows.iter().zip(spec.by_window());
+    let mut windows = spec.windows.iter();
     let each = |stats: &Stats| {
-        let Some((window, features)) = windows.next() else { return };
-        for EntityFeature { slot, aggregate, column, include, .. } in features {
-            let value = window_value(*aggregate, stats, *column, event, *include && window.delay == 0);
-            sink.put(row, *slot, value);
+        let Some(window) = windows.next() else { return };
+        let totals = Totals::new(stats, event);
+        let (from, to) = window.features;
+        for feature in spec.features.get(from..to).unwrap_or_default() {
+            let include = feature.include && window.delay == 0;
+            sink.put(row, feature.slot, totals.value(feature.aggregate, stats, feature.column, event, include));
         }
     };
     match &entity.large {
@@ -412,40 +415,60 @@ fn scan(spec: &EntitySpec, entity: &Entity, events: &Events<'_>, event: &Event, 
     }
 }
 
-/// The value of a feature over a window.
-fn window_value(aggregate: Aggregate, stats: &Stats, column: usize, event: &Event, include: bool) -> f64 {
-    let own = u64::from(include);
-    let count = stats.count + own;
-    let sum = stats.sum + if include { i128::from(event.amount) } else { 0 };
-    let mean = || if count == 0 { f64::NAN } else { real(sum) / count as f64 };
-    let values = stats.columns.get(column).copied().unwrap_or_default();
-    let has_value = event.values.get(column).is_some_and(|value| *value != 0);
-    let if_any = |value: f64| if count == 0 { f64::NAN } else { value };
-    match aggregate {
-        Aggregate::Count => count as f64,
-        Aggregate::Sum => real(sum),
-        Aggregate::Mean => mean(),
-        Aggregate::Std => deviation(count, sum, squares(stats, event, include)),
-        Aggregate::Min => if_any(if include { stats.min.min(event.amount) } else { stats.min } as f64),
-        Aggregate::Max => if_any(if include { stats.max.max(event.amount) } else { stats.max } as f64),
-        Aggregate::Distinct => (values.distinct + u64::from(include && has_value && values.matches == 0)) as f64,
-        Aggregate::FraudCount => stats.fraud as f64,
-        Aggregate::FraudRate => if_any(stats.fraud as f64 / count as f64),
-        Aggregate::Ratio => divided(event.amount as f64, mean()),
-        Aggregate::ZScore => {
-            divided(event.amount as f64 - mean(), deviation(count, sum, squares(stats, event, include)))
+/// What most features of a window are made of, without and with the current transaction.
+struct Totals {
+    count: [f64; 2],
+    sum: [f64; 2],
+}
+
+impl Totals {
+    #[inline]
+    fn new(stats: &Stats, event: &Event) -> Self {
+        let count = stats.count as f64;
+        Self { count: [count, count + 1.0], sum: [real(stats.sum), real(stats.sum + i128::from(event.amount))] }
+    }
+
+    /// The value of a feature over a window.
+    #[inline]
+    fn value(&self, aggregate: Aggregate, stats: &Stats, column: usize, event: &Event, include: bool) -> f64 {
+        let [count, sum] = [self.count, self.sum].map(|[without, with]| if include { with } else { without });
+        let if_any = |value: f64| if count == 0.0 { f64::NAN } else { value };
+        let values = || stats.columns.get(column).copied().unwrap_or_default();
+        let has_value = || event.values.get(column).is_some_and(|value| *value != 0);
+        match aggregate {
+            Aggregate::Count => count,
+            Aggregate::Sum => sum,
+            Aggregate::Mean => if_any(sum / count),
+            Aggregate::Std => deviation(stats, event, include),
+            Aggregate::Min => if_any(if include { stats.min.min(event.amount) } else { stats.min } as f64),
+            Aggregate::Max => if_any(if include { stats.max.max(event.amount) } else { stats.max } as f64),
+            Aggregate::Distinct => {
+                let values = values();
+                (values.distinct + u64::from(include && has_value() && values.matches == 0)) as f64
+            }
+            Aggregate::FraudCount => stats.fraud as f64,
+            Aggregate::FraudRate => if_any(stats.fraud as f64 / count),
+            Aggregate::Ratio => divided(event.amount as f64, if_any(sum / count)),
+            Aggregate::ZScore => {
+                divided(event.amount as f64 - if_any(sum / count), deviation(stats, event, include))
+            }
+            Aggregate::Share if has_value() => {
+                let own = u64::from(include);
+                let (matches, all) = (values().matches + own, stats.told_apart + own);
+                if all == 0 { f64::NAN } else { matches as f64 / all as f64 }
+            }
+            Aggregate::IsNew if has_value() => f64::from(u8::from(values().matches == 0)),
+            Aggregate::FirstSeen if has_value() && values().matches > 0 => {
+                (event.time - values().first) as f64 / 1_000.0
+            }
+            Aggregate::Share | Aggregate::IsNew | Aggregate::FirstSeen => f64::NAN,
+            Aggregate::Last | Aggregate::SinceLast | Aggregate::Distance | Aggregate::Speed => f64::NAN,
         }
-        Aggregate::Share if has_value && stats.told_apart + own > 0 => {
-            (values.matches + own) as f64 / (stats.told_apart + own) as f64
-        }
-        Aggregate::IsNew if has_value => f64::from(u8::from(values.matches == 0)),
-        Aggregate::FirstSeen if has_value && values.matches > 0 => (event.time - values.first) as f64 / 1_000.0,
-        Aggregate::Share | Aggregate::IsNew | Aggregate::FirstSeen => f64::NAN,
-        Aggregate::Last | Aggregate::SinceLast | Aggregate::Distance | Aggregate::Speed => f64::NAN,
     }
 }
 
 /// The nearest `f64`; most sums need no wide arithmetic.
+#[inline]
 fn real(sum: i128) -> f64 {
     i64::try_from(sum).map_or(sum as f64, |sum| sum as f64)
 }
@@ -455,14 +478,12 @@ fn divided(value: f64, by: f64) -> f64 {
     if by > 0.0 { value / by } else { f64::NAN }
 }
 
-#[expect(clippy::cast_sign_loss, reason = "a square is not negative")]
-fn squares(stats: &Stats, event: &Event, include: bool) -> u128 {
-    let own = i128::from(event.amount) * i128::from(event.amount);
-    if include { stats.squares.wrapping_add(own as u128) } else { stats.squares }
-}
-
 /// The standard deviation of a sample, from exact sums: nothing cancels before the one division.
-fn deviation(count: u64, sum: i128, squares: u128) -> f64 {
+#[expect(clippy::cast_sign_loss, reason = "a square is not negative")]
+fn deviation(stats: &Stats, event: &Event, include: bool) -> f64 {
+    let amount = if include { i128::from(event.amount) } else { 0 };
+    let (count, sum) = (stats.count + u64::from(include), stats.sum + amount);
+    let squares = stats.squares.wrapping_add((amount * amount) as u128);
     if count < 2 {
         return f64::NAN;
     }
