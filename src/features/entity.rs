@@ -70,8 +70,9 @@ pub(super) struct Entity {
     /// The newest event's time; before all times where there is none.
     pub last: EventTime,
     words: Vec<u64>,
-    /// Events at the front of `words` that are gone.
+    /// Events at the front of `words` that are gone, and those after them.
     gone: u32,
+    count: u32,
     pub large: Option<Box<Large>>,
 }
 
@@ -129,11 +130,11 @@ impl Default for Stats {
 
 impl Entity {
     pub fn new(key: u128) -> Self {
-        Self { key, last: EventTime::MIN, words: Vec::new(), gone: 0, large: None }
+        Self { key, last: EventTime::MIN, words: Vec::new(), gone: 0, count: 0, large: None }
     }
 
     pub fn events<'a>(&'a self, layout: &'a Layout) -> Events<'a> {
-        Events { words: &self.words[self.gone as usize * layout.stride..], layout }
+        Events { words: &self.words[self.gone as usize * layout.stride..], layout, count: self.count as usize }
     }
 
     /// Reads the events that deciding will read.
@@ -162,7 +163,7 @@ impl Entity {
         let events = self.events(layout);
         let count = events.len();
         let place = if self.last <= event.time { count } else { events.upper(event.time) };
-        let in_tile = |large: &Large| large.tiles().last().is_some_and(|tile| event.time < tile.last);
+        let in_tile = |large: &Large| large.tiles().last().is_some_and(|tile| event.time <= tile.last);
         if place == 0 && self.large.as_ref().is_some_and(|large| in_tile(large)) {
             self.large.iter_mut().for_each(|large| large.absorb(event));
             return;
@@ -180,10 +181,8 @@ impl Entity {
                 flags |= SUPERSEDED << column;
                 continue;
             }
-            let part = layout.columns + column;
-            let mut before = events.words[..place * layout.stride].rchunks_exact(layout.stride);
-            if let Some(back) = before.position(|row| row[part] == *value) {
-                *superseded = place - 1 - back;
+            if let Some(before) = events.last_with(place, column, *value) {
+                *superseded = before;
             }
             if place < count && (place..count).any(|at| events.value(at, column) == *value) {
                 flags |= SUPERSEDED << column;
@@ -216,14 +215,18 @@ impl Entity {
         } else {
             self.words.splice(at..at, row[..layout.stride].iter().copied());
         }
+        self.count += 1;
         if let Some(mut large) = self.large.take() {
             let events = self.events(layout);
             large.inserted(spec, &events, place, event);
             // The oldest become a tile, some at a time.
             let many = (spec.exact_events / tiles::OF_EACH_SIZE).max(1);
             if events.len() >= spec.exact_events + many {
+                // Events of one moment go together, so that a label knows which tile they are in.
+                let same = |at: &usize| events.time(*at) == events.time(many - 1);
+                let many = many + (many..events.len() / 2).take_while(same).count();
                 large.fold(spec, &events, many);
-                self.gone += u32::try_from(many).unwrap_or(u32::MAX);
+                self.drop_first(many);
             }
             self.large = Some(large);
         } else if count + 1 >= LARGE {
@@ -237,14 +240,13 @@ impl Entity {
         if self.words.len() + stride <= self.words.capacity() {
             return;
         }
-        let count = self.words.len() / stride;
-        let gone = self.gone as usize;
+        let (count, gone) = ((self.count + self.gone) as usize, self.gone as usize);
         if gone * 4 >= count && gone > 0 {
             self.words.drain(..gone * stride);
             self.gone = 0;
             return;
         }
-        let more = if count < 16 { 2 } else { count / 4 };
+        let more = if count < 8 { 2 } else { (count / 4).max(4) };
         self.words.reserve_exact(more * stride);
     }
 
@@ -257,12 +259,18 @@ impl Entity {
             large.advance(spec, &events, now);
             large.forget(until, out);
         }
-        self.gone += u32::try_from(out).unwrap_or(u32::MAX);
+        self.drop_first(out);
         self.large = large;
-        if self.gone as usize * layout.stride == self.words.len() {
+        if self.count == 0 {
             self.words.clear();
             self.gone = 0;
         }
+    }
+
+    fn drop_first(&mut self, out: usize) {
+        let out = u32::try_from(out).unwrap_or(u32::MAX).min(self.count);
+        self.gone += out;
+        self.count -= out;
     }
 
     /// Sets or clears the fraud mark of the event with this id at this time.
@@ -293,11 +301,12 @@ impl Entity {
 pub(super) struct Events<'a> {
     words: &'a [u64],
     layout: &'a Layout,
+    count: usize,
 }
 
 impl Events<'_> {
     pub fn len(&self) -> usize {
-        self.words.len() / self.layout.stride
+        self.count
     }
 
     #[expect(clippy::cast_possible_wrap, reason = "a time has 44 bits")]
@@ -377,7 +386,8 @@ impl Events<'_> {
             }
             let marked = marked && head == self.len();
             let (from, after) = (at, current.time - window.delay - window.length);
-            different += self.take_in(&mut at, after, &mut so_far);
+            // It means nothing, and may overflow, where the events carry no bits.
+            different = self.take_in(&mut at, after, &mut so_far).wrapping_add(different);
             if self.layout.matched != 0 {
                 self.find_matches(at, from, current, &mut so_far);
             }
@@ -398,13 +408,16 @@ impl Events<'_> {
     }
 
     /// Takes in the events before `at` that are after a time, and moves `at` to the first of them.
-    #[inline]
+    #[inline(always)]
     #[expect(clippy::cast_sign_loss, clippy::cast_possible_wrap, reason = "times have 44 bits, amounts their own")]
     fn take_in(&self, at: &mut usize, after: EventTime, stats: &mut Stats) -> u64 {
         let (stride, amount_at) = (self.layout.stride, self.layout.amount.unwrap_or_default());
         let (mut different, mut taken, mut fraud) = (0_u64, 0, 0);
         let (mut sum, mut squares, mut min, mut max) = (0_i128, stats.squares, stats.min, stats.max);
-        for row in self.words[..*at * stride].rchunks_exact(stride) {
+        let mut place = *at * stride;
+        while place > 0 {
+            place -= stride;
+            let row = &self.words[place..];
             let word = row[0];
             if (word >> TIME_SHIFT) as i64 <= after {
                 break;
@@ -431,14 +444,25 @@ impl Events<'_> {
     }
 
     fn find_last(&self, head: usize, current: &Event, last: &mut [usize; 8]) {
-        let rows = &self.words[..head * self.layout.stride];
-        for (column, (last, wanted)) in last.iter_mut().zip(&current.values).take(self.layout.column_count).enumerate() {
+        for (column, (last, wanted)) in last.iter_mut().zip(&current.values).take(self.layout.column_count).enumerate()
+        {
             if self.layout.sought >> column & 1 == 1 {
-                let part = self.layout.columns + column;
-                let mut rows = rows.rchunks_exact(self.layout.stride);
-                *last = rows.position(|row| row[part] == *wanted).map_or(0, |back| head - back);
+                *last = self.last_with(head, column, *wanted).map_or(0, |at| at + 1);
             }
         }
+    }
+
+    /// The last event before place `head` that has this value.
+    #[inline]
+    fn last_with(&self, head: usize, column: usize, wanted: u64) -> Option<usize> {
+        let mut word = head * self.layout.stride + self.layout.columns + column;
+        for at in (0..head).rev() {
+            word -= self.layout.stride;
+            if self.words[word] == wanted {
+                return Some(at);
+            }
+        }
+        None
     }
 
     /// Looks for the current transaction's values among the events from `from` up to `to`.
@@ -447,8 +471,10 @@ impl Events<'_> {
         let columns = stats.columns.iter_mut().zip(&current.values).take(self.layout.column_count).enumerate();
         for (column, (stats, wanted)) in columns.filter(|(column, _)| self.layout.matched >> column & 1 == 1) {
             let part = self.layout.columns + column;
-            let (mut matches, mut first) = (0, 0);
-            for row in rows.rchunks_exact(self.layout.stride) {
+            let (mut matches, mut first, mut place) = (0, 0, rows.len());
+            while place > 0 {
+                place -= self.layout.stride;
+                let row = &rows[place..];
                 let same = row[part] == *wanted;
                 matches += u64::from(same);
                 first = if same { row[0] } else { first };

@@ -122,8 +122,8 @@ pub const MAX_WINDOW: i64 = 90 * 86_400_000;
 const MAX_COLUMNS: usize = 8;
 const MAX_FEATURES: usize = 1_000;
 /// How many events of an entity are kept as they are where the set does not say (`exact_events`). An entity
-/// that has more in its reach folds its oldest into tiles: counts and sums over them are up to one part in 64
-/// low, distinct counts have a standard error of 4.6 %, and values (`share`, `is_new`, `first_seen`) are looked
+/// that has more in its reach folds its oldest into tiles: counts and sums over them miss at most one event in
+/// 64 (of those since the window's start; with a delay two in 64), distinct counts have a standard error of 4.6 %, and values (`share`, `is_new`, `first_seen`) are looked
 /// for among the events that are not in tiles only.
 pub const EXACT_EVENTS: usize = 65_536;
 const LEAST_EXACT: usize = 64;

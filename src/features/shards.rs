@@ -429,7 +429,7 @@ impl Totals {
     }
 
     /// The value of a feature over a window.
-    #[inline]
+    #[inline(always)]
     fn value(&self, aggregate: Aggregate, stats: &Stats, column: usize, event: &Event, include: bool) -> f64 {
         let [count, sum] = [self.count, self.sum].map(|[without, with]| if include { with } else { without });
         let if_any = |value: f64| if count == 0.0 { f64::NAN } else { value };
@@ -449,9 +449,7 @@ impl Totals {
             Aggregate::FraudCount => stats.fraud as f64,
             Aggregate::FraudRate => if_any(stats.fraud as f64 / count),
             Aggregate::Ratio => divided(event.amount as f64, if_any(sum / count)),
-            Aggregate::ZScore => {
-                divided(event.amount as f64 - if_any(sum / count), deviation(stats, event, include))
-            }
+            Aggregate::ZScore => divided(event.amount as f64 - if_any(sum / count), deviation(stats, event, include)),
             Aggregate::Share if has_value() => {
                 let own = u64::from(include);
                 let (matches, all) = (values().matches + own, stats.told_apart + own);
@@ -470,7 +468,14 @@ impl Totals {
 /// The nearest `f64`; most sums need no wide arithmetic.
 #[inline]
 fn real(sum: i128) -> f64 {
-    i64::try_from(sum).map_or(sum as f64, |sum| sum as f64)
+    i64::try_from(sum).map_or_else(|_| wide(sum), |sum| sum as f64)
+}
+
+/// Kept apart, or the compiler takes this slow way for every sum.
+#[cold]
+#[inline(never)]
+fn wide(sum: i128) -> f64 {
+    sum as f64
 }
 
 /// Missing where there is nothing to divide by: an infinite ratio would say more than is known.

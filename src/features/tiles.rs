@@ -2,8 +2,8 @@
 //!
 //! Tiles form an exponential histogram (Datar, Gionis, Indyk, Motwani 2002): a fixed number of each size, the
 //! two oldest of a size joined into one of twice that size when there are more. A window counts a tile only
-//! while all of it is inside, so what it holds is at most one tile too little: less than one part in
-//! [`OF_EACH_SIZE`] of it.
+//! while all of it is inside, so what it holds is at most one tile too little at its start, and at its end
+//! where that is in the past; a tile has at most one in [`OF_EACH_SIZE`] of the events since it began.
 
 use super::entity::Events;
 use super::set::EntitySpec;

@@ -117,6 +117,10 @@ impl TransactionBatch {
     }
 }
 
+/// Where a text that was kept begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Kept(u32);
+
 /// A transaction being written into its batch.
 #[derive(Debug)]
 pub struct Draft<'a> {
@@ -139,6 +143,25 @@ impl Draft<'_> {
         if let Some(cell) = self.batch.texts.get_mut(self.texts_from + usize::from(field.0)) {
             *cell = span;
         }
+    }
+
+    /// Keeps the text that the transaction is read from, so that fields need not be copied one by one. Returns
+    /// what [`set_text_at`](Self::set_text_at) counts from.
+    pub fn keep(&mut self, text: &str) -> Kept {
+        Kept(self.store(text).start)
+    }
+
+    /// Sets a text field to a part of the text kept.
+    #[inline]
+    pub fn set_text_at(&mut self, field: TextField, kept: Kept, start: u32, len: u32) {
+        if let Some(cell) = self.batch.texts.get_mut(self.texts_from + usize::from(field.0)) {
+            *cell = Span { start: kept.0.saturating_add(start), len };
+        }
+    }
+
+    /// Sets the transaction's id to a part of the text kept.
+    pub fn set_id_at(&mut self, kept: Kept, start: u32, len: u32) {
+        self.id = Span { start: kept.0.saturating_add(start), len };
     }
 
     pub fn set_number(&mut self, field: NumberField, number: f64) {

@@ -105,6 +105,9 @@ pub fn parse_minor(text: &[u8]) -> Result<i64, AmountError> {
 
 /// Value of the decimal number `text` times ten to the power `scale`, as an exact integer.
 fn parse_scaled(text: &[u8], scale: i32) -> Result<i64, AmountError> {
+    if let Some(value) = parse_plain(text, scale) {
+        return Ok(value);
+    }
     let (negative, digits) = match text.split_first() {
         Some((b'-', rest)) => (true, rest),
         _ => (false, text),
@@ -157,6 +160,34 @@ fn parse_scaled(text: &[u8], scale: i32) -> Result<i64, AmountError> {
         return Err(AmountError::TooLarge);
     }
     Ok(if negative { -value } else { value })
+}
+
+/// The common form: some digits, perhaps a point and no more digits behind it than `scale`.
+#[inline]
+fn parse_plain(text: &[u8], scale: i32) -> Option<i64> {
+    if text.len() > 16 {
+        return None;
+    }
+    let (mut value, mut before, mut behind, mut point) = (0_i64, 0, 0, false);
+    for byte in text {
+        let digit = byte.wrapping_sub(b'0');
+        if digit < 10 {
+            value = value * 10 + i64::from(digit);
+            *(if point { &mut behind } else { &mut before }) += 1;
+        } else if *byte == b'.' && !point {
+            point = true;
+        } else {
+            return None;
+        }
+    }
+    if before == 0 || point && behind == 0 || behind > scale {
+        return None;
+    }
+    while behind < scale {
+        value = value.checked_mul(10)?;
+        behind += 1;
+    }
+    (value <= MAX_MINOR_UNITS).then_some(value)
 }
 
 fn only_zeros(text: &[u8]) -> bool {

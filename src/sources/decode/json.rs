@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::mapping::{AmountUnit, Mapping, field_name};
-use super::scan::{Scanner, Value, unescape};
+use super::scan::{Kind, MAX_SCANNED, Scanner, Value, unescape};
 use crate::pipeline::ports::Decode;
 use crate::transaction::money::{AmountError, parse_major, parse_minor};
 use crate::transaction::{Currency, Field, MAX_TEXT_BYTES, Refusal, TransactionBatch};
@@ -29,13 +29,15 @@ struct Node {
 #[derive(Debug, Clone)]
 struct Child {
     key: String,
-    /// `"key":` as it most often stands in a record.
+    /// `,"key":` as it most often stands in a record.
     quoted: Vec<u8>,
     leads_to: LeadsTo,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum LeadsTo {
+    /// The mapping has nothing there.
+    Nowhere,
     Target(usize),
     Node(usize),
 }
@@ -60,7 +62,7 @@ impl JsonDecoder {
                 }
                 let inner = nodes.len();
                 let leads_to = if last { LeadsTo::Target(targets.len() - 1) } else { LeadsTo::Node(inner) };
-                let quoted = format!("\"{key}\":").into_bytes();
+                let quoted = format!(",\"{key}\":").into_bytes();
                 if let Some(node) = nodes.get_mut(node) {
                     node.children.push(Child { key: key.clone(), quoted, leads_to });
                 }
@@ -74,80 +76,97 @@ impl JsonDecoder {
     }
 
     /// Reads the object the scanner stands at, and those inside that the mapping goes into: at most as
-    /// deep as a path is long.
-    fn object<'a, const N: usize>(
+    /// deep as a path is long. `Err` is a field that is there twice; `Ok(None)` is for the scanner to say.
+    fn object<const N: usize>(
         &mut self,
-        scanner: &mut Scanner<'a>,
+        scanner: &mut Scanner<'_>,
         node: usize,
         depth: u32,
-        found: &mut [Option<Value<'a>>; N],
-    ) -> Result<(), Refusal> {
-        scanner.expect(b'{')?;
-        if scanner.take(b'}') {
-            return Ok(());
+        found: &mut [Value; N],
+    ) -> Result<Option<()>, Twice> {
+        if scanner.expect(b'{').is_none() {
+            return Ok(None);
         }
+        if scanner.take(b'}') {
+            return Ok(Some(()));
+        }
+        let mut first = true;
         loop {
-            scanner.space();
-            match self.key(scanner, node)? {
-                None => {
-                    scanner.value(depth)?;
-                }
-                Some(LeadsTo::Target(target)) => {
-                    let value = scanner.value(depth)?;
-                    if let Some(slot) = found.get_mut(target)
-                        && slot.replace(value).is_some()
-                    {
-                        return Err(self.refuse(target, b"", "given once"));
+            let Some(leads_to) = self.key(scanner, node, first) else {
+                // Neither a comma nor a key: the object has ended, or something is wrong.
+                return Ok(if first || scanner.failed() { None } else { scanner.expect(b'}') });
+            };
+            first = false;
+            let read = match leads_to {
+                LeadsTo::Nowhere => scanner.value(depth).map(|_| ()),
+                LeadsTo::Target(target) => match (scanner.value(depth), found.get_mut(target)) {
+                    (Some(_), Some(slot)) if *slot != Value::NONE => return Err(Twice(target)),
+                    (Some(value), Some(slot)) => {
+                        *slot = value;
+                        Some(())
                     }
-                }
-                Some(LeadsTo::Node(inner)) => {
+                    (value, _) => value.map(|_| ()),
+                },
+                LeadsTo::Node(inner) => {
                     scanner.space();
                     if scanner.peek() == Some(b'{') {
-                        self.object(scanner, inner, depth + 1, found)?;
+                        self.object(scanner, inner, depth + 1, found)?
                     } else {
                         // `null` or a scalar where an object is expected: its fields are absent.
-                        scanner.value(depth)?;
+                        scanner.value(depth).map(|_| ())
                     }
                 }
-            }
-            if !scanner.take(b',') {
-                return scanner.expect(b'}');
+            };
+            if read.is_none() {
+                return Ok(None);
             }
         }
     }
 
-    /// Reads a key and its colon, and says what the mapping has for it.
+    /// Reads a comma (but before the first), a key and its colon, and says what the mapping has for it.
     #[inline]
-    fn key(&mut self, scanner: &mut Scanner<'_>, node: usize) -> Result<Option<LeadsTo>, Refusal> {
-        let Some(node) = self.nodes.get_mut(node) else { return Ok(None) };
+    fn key(&mut self, scanner: &mut Scanner<'_>, node: usize, first: bool) -> Option<LeadsTo> {
+        let node = self.nodes.get_mut(node)?;
         if let Some(child) = node.children.get(node.next)
-            && scanner.take_exactly(&child.quoted)
+            && scanner.take_exactly(child.quoted.get(usize::from(first)..).unwrap_or_default())
         {
             node.next += 1;
-            return Ok(Some(child.leads_to));
+            return Some(child.leads_to);
         }
-        let (mut key, escaped) = scanner.string()?;
-        if escaped {
-            unescape(key, &mut self.scratch).map_err(|expected| Refusal::whole(key.as_bytes(), expected))?;
-            key = &self.scratch;
+        if !first && !scanner.take(b',') {
+            return None;
         }
-        let at = node.children.iter().position(|child| child.key == key);
-        let leads_to = at.and_then(|at| node.children.get(at)).map(|child| child.leads_to);
+        scanner.space();
+        let key = scanner.string()?;
+        let text = key.of(scanner.text());
+        let text = if key.kind() == Kind::Escaped {
+            if unescape(text, &mut self.scratch).is_err() {
+                return scanner.fail("a key without a lone surrogate");
+            }
+            &self.scratch
+        } else {
+            text
+        };
+        let at = node.children.iter().position(|child| child.key == text);
+        let leads_to = at.and_then(|at| node.children.get(at)).map_or(LeadsTo::Nowhere, |child| child.leads_to);
         if let Some(at) = at {
             node.next = at + 1;
         } else if node.next >= node.children.len() {
             node.next = 0;
         }
         scanner.expect(b':')?;
-        Ok(leads_to)
+        Some(leads_to)
     }
 
     fn decode_text<const N: usize>(&mut self, text: &str, into: &mut TransactionBatch) -> Result<(), Refusal> {
         let mut scanner = Scanner::new(text);
-        let mut found = [None; N];
-        self.object(&mut scanner, 0, 1, &mut found)?;
-        scanner.end()?;
-        self.fill(&found, into)
+        let mut found = [Value::NONE; N];
+        let read = self.object(&mut scanner, 0, 1, &mut found);
+        match read.map(|read| read.and_then(|()| scanner.end())) {
+            Ok(Some(())) => self.fill(text, &found, into),
+            Ok(None) => Err(scanner.refusal()),
+            Err(Twice(target)) => Err(self.refuse(target, b"", "given once")),
+        }
     }
 
     #[cold]
@@ -163,34 +182,43 @@ impl JsonDecoder {
         Refusal::new(named.unwrap_or(own), b"", "a value: the record has none")
     }
 
-    fn fill(&mut self, found: &[Option<Value<'_>>], into: &mut TransactionBatch) -> Result<(), Refusal> {
-        let mapping = Arc::clone(&self.mapping);
+    fn fill(&mut self, record: &str, found: &[Value], into: &mut TransactionBatch) -> Result<(), Refusal> {
         let mut scratch = std::mem::take(&mut self.scratch);
-        let filled = self.fill_with(&mapping, found, into, &mut scratch);
+        let filled = self.fill_with(record, found, into, &mut scratch);
         self.scratch = scratch;
         filled
     }
 
     fn fill_with(
         &self,
-        mapping: &Mapping,
-        found: &[Option<Value<'_>>],
+        record: &str,
+        found: &[Value],
         into: &mut TransactionBatch,
         scratch: &mut String,
     ) -> Result<(), Refusal> {
+        let mapping = &*self.mapping;
         let mut draft = into.draft();
+        // One copy for all fields, unless most of the record is something else.
+        let kept = (record.len() <= KEPT_WHOLE).then(|| draft.keep(record));
         let (mut id, mut time, mut currency, mut amount) = (false, None, mapping.currency, None);
         for (target, (value, (field, _))) in found.iter().zip(&self.targets).enumerate() {
-            let Some(text) = self.text(target, *value, scratch)? else { continue };
+            let Some(text) = self.text(target, *value, record, scratch)? else { continue };
+            let (start, len) = value.span();
+            let kept = kept.filter(|_| value.kind() != Kind::Escaped);
             match field {
                 Field::TransactionId => {
-                    draft.set_id(text);
+                    match kept {
+                        Some(kept) => draft.set_id_at(kept, start, len),
+                        None => draft.set_id(text),
+                    }
                     id = true;
                 }
-                Field::Text(field) => draft.set_text(*field, text),
+                Field::Text(field) => match kept {
+                    Some(kept) => draft.set_text_at(*field, kept, start, len),
+                    None => draft.set_text(*field, text),
+                },
                 Field::Number(field) => {
-                    let number = text.parse::<f64>().ok().filter(|number| number.is_finite());
-                    let number = number.ok_or_else(|| self.refuse(target, text.as_bytes(), "a finite number"))?;
+                    let number = number(text).ok_or_else(|| self.refuse(target, text.as_bytes(), "a finite number"))?;
                     let bound = match *field {
                         crate::transaction::schema::LATITUDE => 90.0,
                         crate::transaction::schema::LONGITUDE => 180.0,
@@ -211,7 +239,7 @@ impl JsonDecoder {
                     currency = Some(Currency::parse(text).ok_or_else(refused)?);
                 }
                 // Read once the currency is known: it says how many decimals there are.
-                Field::Amount => amount = Some(target),
+                Field::Amount => amount = Some((target, *value)),
             }
         }
         if !id {
@@ -219,8 +247,8 @@ impl JsonDecoder {
         }
         let time = time.ok_or_else(|| self.missing(Field::EventTime))?;
         let currency = currency.ok_or_else(|| self.missing(Field::Currency))?;
-        let target = amount.ok_or_else(|| self.missing(Field::Amount))?;
-        let text = self.text(target, found.get(target).copied().flatten(), scratch)?.unwrap_or_default();
+        let (target, value) = amount.ok_or_else(|| self.missing(Field::Amount))?;
+        let text = self.text(target, value, record, scratch)?.unwrap_or_default();
         let minor = match mapping.unit {
             AmountUnit::Major => parse_major(text.as_bytes(), currency.exponent()),
             AmountUnit::Minor => parse_minor(text.as_bytes()),
@@ -239,19 +267,19 @@ impl JsonDecoder {
     fn text<'t>(
         &self,
         target: usize,
-        value: Option<Value<'t>>,
+        value: Value,
+        record: &'t str,
         scratch: &'t mut String,
     ) -> Result<Option<&'t str>, Refusal> {
-        let text = match value {
-            None | Some(Value::Null) => return Ok(None),
-            Some(Value::String { text, escaped: false }) | Some(Value::Number(text)) => text,
-            Some(Value::String { text, escaped: true }) => {
+        let text = match value.kind() {
+            Kind::Absent | Kind::Null => return Ok(None),
+            Kind::Text | Kind::Number | Kind::Bool => value.of(record),
+            Kind::Escaped => {
+                let text = value.of(record);
                 unescape(text, scratch).map_err(|expected| self.refuse(target, text.as_bytes(), expected))?;
                 scratch
             }
-            Some(Value::Bool(true)) => "true",
-            Some(Value::Bool(false)) => "false",
-            Some(Value::Nested) => return Err(self.refuse(target, b"", "a text or a number, not an object or array")),
+            Kind::Nested => return Err(self.refuse(target, b"", "a text or a number, not an object or array")),
         };
         if text.len() > MAX_TEXT_BYTES {
             return Err(self.refuse(target, text.as_bytes(), format!("at most {MAX_TEXT_BYTES} bytes long")));
@@ -260,8 +288,44 @@ impl JsonDecoder {
     }
 }
 
+/// Records up to this long are kept whole in the batch.
+const KEPT_WHOLE: usize = 4_096;
+
+/// A target that is in the record twice.
+struct Twice(usize);
+
+/// A finite number. Some digits with a point among them are read here, exactly: an integer below 2^53 divided
+/// by a power of ten below 10^23 is rounded once (Clinger 1990).
+#[inline]
+fn number(text: &str) -> Option<f64> {
+    const POWERS: [f64; 16] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let (mut value, mut behind, mut point, mut plain) = (0_u64, 0, false, digits.len() <= 16);
+    if plain {
+        for byte in digits.bytes() {
+            let digit = byte.wrapping_sub(b'0');
+            if digit < 10 {
+                value = value * 10 + u64::from(digit);
+                behind += usize::from(point);
+            } else {
+                plain &= byte == b'.' && !point;
+                point = true;
+            }
+        }
+    }
+    let whole = digits.len() > usize::from(point) + behind;
+    if plain && whole && (behind > 0) == point && value < 1 << 53 {
+        let value = value as f64 / POWERS.get(behind).copied()?;
+        return Some(if digits.len() < text.len() { -value } else { value });
+    }
+    text.parse::<f64>().ok().filter(|number| number.is_finite())
+}
+
 impl Decode for JsonDecoder {
     fn decode(&mut self, record: &[u8], into: &mut TransactionBatch) -> Result<(), Refusal> {
+        if record.len() >= MAX_SCANNED {
+            return Err(Refusal::whole(record, format!("a record of fewer than {MAX_SCANNED} bytes")));
+        }
         let text = std::str::from_utf8(record).map_err(|error| {
             let bad = record.get(error.valid_up_to()..).unwrap_or_default();
             Refusal::whole(bad, format!("UTF-8 text: byte {} is not", error.valid_up_to()))
@@ -373,6 +437,17 @@ mod tests {
                 ("9", 1_700_000_000_500, 1_234)
             );
             assert_eq!(transaction.text(schema::CARD), Some("c"));
+        }
+    }
+
+    #[test]
+    fn numbers_are_the_nearest_there_are() {
+        for text in ["0", "50.1718", "-0.1", "123456789012345.6", "9007199254740993", "0.000001", "1e3", "-1", "00.5"] {
+            assert_eq!(super::number(text).map(f64::to_bits), text.parse::<f64>().ok().map(f64::to_bits), "{text}");
+        }
+        for text in ["", "-", ".", "1.", ".5", "--1", "1.2.3", "1e999", "NaN", "inf", "0x10"] {
+            let wanted = text.parse::<f64>().ok().filter(|number| number.is_finite());
+            assert_eq!(super::number(text), wanted, "{text}");
         }
     }
 

@@ -5,32 +5,75 @@ use crate::transaction::Refusal;
 /// Values nest at most this deep; a record beyond it is refused.
 pub(super) const MAX_DEPTH: u32 = 128;
 
-/// A scalar as it stands in the record, or that something else stands there.
+/// A value as it stands in the record: where it begins (32 bits), how long it is (24 bits) and what it is.
+/// Zero stands for no value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Value(u64);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Value<'a> {
-    /// Between the quotes; `escaped` says whether escapes are in it.
-    String {
-        text: &'a str,
-        escaped: bool,
-    },
-    Number(&'a str),
-    Bool(bool),
+#[repr(u8)]
+pub(super) enum Kind {
+    Absent,
+    /// Between the quotes, without escapes.
+    Text,
+    Escaped,
+    Number,
+    Bool,
     Null,
     /// An object or array, skipped.
     Nested,
 }
 
-/// A place in a record whose bytes are valid UTF-8.
+impl Value {
+    pub const NONE: Self = Self(0);
+
+    #[inline]
+    fn new(kind: Kind, start: usize, end: usize) -> Self {
+        Self((start as u64) << 32 | ((end - start) as u64) << 8 | kind as u64)
+    }
+
+    #[inline]
+    pub fn kind(self) -> Kind {
+        match self.0 & 0xff {
+            0 => Kind::Absent,
+            1 => Kind::Text,
+            2 => Kind::Escaped,
+            3 => Kind::Number,
+            4 => Kind::Bool,
+            5 => Kind::Null,
+            _ => Kind::Nested,
+        }
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the upper half, and 24 bits")]
+    pub fn span(self) -> (u32, u32) {
+        ((self.0 >> 32) as u32, (self.0 >> 8) as u32 & 0x00ff_ffff)
+    }
+
+    /// Its text in the record it was read from.
+    #[inline]
+    pub fn of(self, record: &str) -> &str {
+        let (start, len) = self.span();
+        record.get(start as usize..(start + len) as usize).unwrap_or_default()
+    }
+}
+
+/// A longer record cannot be described by [`Value`]s.
+pub(super) const MAX_SCANNED: usize = 1 << 24;
+
+/// A place in a record whose bytes are valid UTF-8. What fails gives `None`; [`Scanner::refusal`] says why.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scanner<'a> {
     text: &'a str,
     bytes: &'a [u8],
     at: usize,
+    expected: &'static str,
 }
 
 impl<'a> Scanner<'a> {
     pub fn new(text: &'a str) -> Self {
-        Self { text, bytes: text.as_bytes(), at: 0 }
+        Self { text, bytes: text.as_bytes(), at: 0, expected: "" }
     }
 
     #[inline]
@@ -66,52 +109,72 @@ impl<'a> Scanner<'a> {
         found
     }
 
-    pub fn expect(&mut self, byte: u8) -> Result<(), Refusal> {
-        if self.take(byte) { Ok(()) } else { Err(self.unexpected(&format!("`{}`", char::from(byte)))) }
+    #[inline]
+    pub fn expect(&mut self, byte: u8) -> Option<()> {
+        if self.take(byte) {
+            return Some(());
+        }
+        self.fail(match byte {
+            b'{' => "`{`",
+            b'}' => "`}`",
+            b']' => "`]`",
+            _ => "`:`",
+        })
     }
 
     #[cold]
-    pub fn unexpected(&self, expected: &str) -> Refusal {
+    pub fn fail<T>(&mut self, expected: &'static str) -> Option<T> {
+        self.expected = expected;
+        None
+    }
+
+    /// Whether something failed.
+    pub fn failed(&self) -> bool {
+        !self.expected.is_empty()
+    }
+
+    /// What was expected where the scanner stands.
+    #[cold]
+    pub fn refusal(&self) -> Refusal {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let found = rest.get(..rest.len().min(20)).unwrap_or_default();
-        let place = format!("JSON: {expected} at byte {}", self.at);
+        let place = format!("JSON: {} at byte {}", self.expected, self.at);
         if found.is_empty() { Refusal::whole(b"end of record", place) } else { Refusal::whole(found, place) }
     }
 
-    /// Reads a string whose opening quote is next: its text and whether escapes are in it.
+    /// Reads a string whose opening quote is next.
     #[inline]
-    pub fn string(&mut self) -> Result<(&'a str, bool), Refusal> {
+    pub fn string(&mut self) -> Option<Value> {
         if !self.take(b'"') {
-            return Err(self.unexpected("a string"));
+            return self.fail("a string");
         }
         let start = self.at;
-        let mut escaped = false;
+        let mut kind = Kind::Text;
         loop {
             self.at += plain_bytes(self.bytes.get(self.at..).unwrap_or_default());
             match self.peek() {
                 Some(b'"') => {
-                    // Both ends are next to ASCII, so they are character boundaries.
-                    let text = self.text.get(start..self.at).unwrap_or_default();
+                    let value = Value::new(kind, start, self.at);
                     self.at += 1;
-                    return Ok((text, escaped));
+                    return Some(value);
                 }
                 Some(b'\\') => {
-                    escaped = true;
+                    kind = Kind::Escaped;
                     self.escape()?;
                 }
-                Some(_) => return Err(self.unexpected("no control character in a string")),
-                None => return Err(self.unexpected("the end of a string")),
+                Some(_) => return self.fail("no control character in a string"),
+                None => return self.fail("the end of a string"),
             }
         }
     }
 
-    fn escape(&mut self) -> Result<(), Refusal> {
+    fn escape(&mut self) -> Option<()> {
         match self.bytes.get(self.at + 1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
             Some(b'u') if self.hex4(self.at + 2).is_some() => self.at += 6,
-            _ => return Err(self.unexpected("a valid escape")),
+            _ => return self.fail("a valid escape"),
         }
-        Ok(())
+        Some(())
     }
 
     fn hex4(&self, at: usize) -> Option<u32> {
@@ -120,19 +183,24 @@ impl<'a> Scanner<'a> {
 
     /// Reads any value; objects and arrays are checked and skipped. `depth` is how deep it stands.
     #[inline]
-    pub fn value(&mut self, depth: u32) -> Result<Value<'a>, Refusal> {
+    pub fn value(&mut self, depth: u32) -> Option<Value> {
+        if let Some(b'"') = self.peek() {
+            return self.string();
+        }
         self.space();
+        let start = self.at;
         match self.peek() {
-            Some(b'"') => self.string().map(|(text, escaped)| Value::String { text, escaped }),
-            Some(b'-' | b'0'..=b'9') => self.number().map(Value::Number),
-            Some(b't') if self.take_exactly(b"true") => Ok(Value::Bool(true)),
-            Some(b'f') if self.take_exactly(b"false") => Ok(Value::Bool(false)),
-            Some(b'n') if self.take_exactly(b"null") => Ok(Value::Null),
-            Some(b'{' | b'[') => self.skip(depth).map(|()| Value::Nested),
-            _ => Err(self.unexpected("a value")),
+            Some(b'"') => self.string(),
+            Some(b'-' | b'0'..=b'9') => self.number(),
+            Some(b't') if self.take_exactly(b"true") => Some(Value::new(Kind::Bool, start, self.at)),
+            Some(b'f') if self.take_exactly(b"false") => Some(Value::new(Kind::Bool, start, self.at)),
+            Some(b'n') if self.take_exactly(b"null") => Some(Value::new(Kind::Null, start, self.at)),
+            Some(b'{' | b'[') => self.skip(depth).map(|()| Value::new(Kind::Nested, start, start)),
+            _ => self.fail("a value"),
         }
     }
 
+    #[inline]
     fn digits(&mut self) -> usize {
         let from = self.at;
         while let Some(b'0'..=b'9') = self.peek() {
@@ -142,33 +210,33 @@ impl<'a> Scanner<'a> {
     }
 
     #[inline]
-    fn number(&mut self) -> Result<&'a str, Refusal> {
+    fn number(&mut self) -> Option<Value> {
         let start = self.at;
         self.at += usize::from(self.peek() == Some(b'-'));
         let zero = self.peek() == Some(b'0');
         let whole = self.digits();
         if whole == 0 || zero && whole > 1 {
             self.at = start;
-            return Err(self.unexpected("a number"));
+            return self.fail("a number");
         }
         if self.peek() == Some(b'.') {
             self.at += 1;
             if self.digits() == 0 {
-                return Err(self.unexpected("a digit after the point"));
+                return self.fail("a digit after the point");
             }
         }
         if let Some(b'e' | b'E') = self.peek() {
             self.at += 1;
             self.at += usize::from(matches!(self.peek(), Some(b'+' | b'-')));
             if self.digits() == 0 {
-                return Err(self.unexpected("a digit in the exponent"));
+                return self.fail("a digit in the exponent");
             }
         }
-        Ok(self.text.get(start..self.at).unwrap_or_default())
+        Some(Value::new(Kind::Number, start, self.at))
     }
 
     /// Steps over an object or array without recursion: a bit a level says which of the two it is.
-    fn skip(&mut self, depth: u32) -> Result<(), Refusal> {
+    fn skip(&mut self, depth: u32) -> Option<()> {
         let mut objects = 0_u128;
         let mut open = 0_u32;
         loop {
@@ -177,7 +245,7 @@ impl<'a> Scanner<'a> {
             match self.peek() {
                 Some(start @ (b'{' | b'[')) => {
                     if depth + open >= MAX_DEPTH {
-                        return Err(self.unexpected(&format!("at most {MAX_DEPTH} levels of nesting")));
+                        return self.fail("at most 128 levels of nesting");
                     }
                     self.at += 1;
                     open += 1;
@@ -200,7 +268,7 @@ impl<'a> Scanner<'a> {
             // Here a value has ended.
             loop {
                 if open == 0 {
-                    return Ok(());
+                    return Some(());
                 }
                 let object = objects & 1 == 1;
                 if self.take(b',') {
@@ -216,27 +284,32 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn key(&mut self) -> Result<(), Refusal> {
+    fn key(&mut self) -> Option<()> {
         self.string()?;
         self.expect(b':')
     }
 
     /// Checks that nothing but space is left.
-    pub fn end(&mut self) -> Result<(), Refusal> {
+    pub fn end(&mut self) -> Option<()> {
         self.space();
-        if self.at == self.bytes.len() { Ok(()) } else { Err(self.unexpected("nothing after the object")) }
+        if self.at == self.bytes.len() { Some(()) } else { self.fail("nothing after the object") }
+    }
+
+    /// The record.
+    pub fn text(&self) -> &'a str {
+        self.text
     }
 }
 
 /// How many bytes from the start are plain text of a string: no quote, no backslash, no control character.
 /// Eight at a time; see "Determine if a word has a byte less than n" in Anderson's Bit Twiddling Hacks.
 #[inline]
-fn plain_bytes(bytes: &[u8]) -> usize {
+pub(super) fn plain_bytes(bytes: &[u8]) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;
     let mut at = 0;
-    for chunk in bytes.chunks_exact(8) {
-        let word = chunk.try_into().map_or(0, u64::from_le_bytes);
+    while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+        let word = u64::from_le_bytes(*chunk);
         let quote = word ^ (ONES * 0x22);
         let backslash = word ^ (ONES * 0x5c);
         let zero = |word: u64| word.wrapping_sub(ONES) & !word;
@@ -297,11 +370,11 @@ pub(super) fn unescape(text: &str, to: &mut String) -> Result<(), &'static str> 
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Scanner, Value, plain_bytes, unescape};
+    use super::{Kind, Scanner, plain_bytes, unescape};
 
     fn whole(text: &str) -> bool {
         let mut scanner = Scanner::new(text);
-        scanner.value(0).is_ok() && scanner.end().is_ok()
+        scanner.value(0).is_some() && scanner.end().is_some()
     }
 
     /// JSON, and JSON with a few bytes changed.
@@ -347,9 +420,10 @@ mod tests {
         fn strings_are_unescaped_as_serde_json_does(text: String) {
             let json = serde_json::to_string(&text).expect("a string");
             let mut scanner = Scanner::new(&json);
-            let Ok(Value::String { text: raw, .. }) = scanner.value(0) else { panic!("a string") };
+            let raw = scanner.value(0).expect("a string");
+            prop_assert!(matches!(raw.kind(), Kind::Text | Kind::Escaped));
             let mut found = String::new();
-            prop_assert_eq!(unescape(raw, &mut found), Ok(()));
+            prop_assert_eq!(unescape(raw.of(&json), &mut found), Ok(()));
             prop_assert_eq!(found, text);
         }
 

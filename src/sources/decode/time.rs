@@ -22,7 +22,8 @@ impl TimeFormat {
             Self::Milliseconds => number(0),
             Self::Seconds => seconds(text),
             Self::Rfc3339 => rfc3339(text),
-            Self::Auto if text.bytes().all(|b| b.is_ascii_digit()) => number(0),
+            // Milliseconds since 1970 have ten to thirteen digits, an RFC 3339 time more than sixteen characters.
+            Self::Auto if text.len() <= 16 && text.bytes().all(|b| b.is_ascii_digit()) => number(0),
             Self::Auto => rfc3339(text),
         }?;
         EVENT_TIMES.contains(&time).then_some(time)
