@@ -157,7 +157,7 @@ impl Snapshot {
         out.gauge("caddis_ready", "1 when records are taken", Some(u64::from(self.ready)))?;
         let mut model = out.start("caddis_model", "The model in force", MetricType::Gauge)?;
         if let Some((name, version)) = &self.model {
-            gauged(&mut model, &[("name", name), ("version", version)], 1_u64)?;
+            gauged(&mut model, &[("name", name), ("version", version)], 1)?;
         }
         let mut build = out.start("caddis_build", "The version of Caddis", MetricType::Info)?;
         let version: Labels<'_> = &[("version", self.version)];
@@ -215,7 +215,7 @@ fn counted(metric: &mut MetricEncoder<'_>, labels: Labels<'_>, count: u64) -> fm
     metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)
 }
 
-fn gauged(metric: &mut MetricEncoder<'_>, labels: Labels<'_>, value: impl EncodeGaugeValue) -> fmt::Result {
+fn gauged(metric: &mut MetricEncoder<'_>, labels: Labels<'_>, value: u64) -> fmt::Result {
     metric.encode_family(&labels)?.encode_gauge(&value)
 }
 
