@@ -21,7 +21,7 @@ use tokio::sync::{broadcast, watch};
 
 pub use backend::new_secret;
 pub use explain::{Explainer, rfc3339};
-pub use setup::{Setup, Shipped, decided_by};
+pub use setup::{Setup, Shipped, decided_by, thresholds};
 
 use crate::alerts::{Deliverer, Outbox};
 use crate::api::{self, Keys, Limits, RequestTimes};
