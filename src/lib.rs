@@ -16,5 +16,6 @@ pub mod replay;
 pub mod simulate;
 pub mod sources;
 pub mod store;
+pub mod tally;
 pub mod telemetry;
 pub mod transaction;

@@ -1,6 +1,7 @@
 //! Sends alerts: one task a subscriber, so that a slow or dead one delays nobody else.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -10,6 +11,8 @@ use super::egress::{check_host, resolver};
 use super::outbox::{Due, Outbox, Outcome};
 use super::sign::sign;
 use super::subscriber::Subscriber;
+use crate::clock::Stopwatch;
+use crate::tally::{Reading, Tally};
 
 /// Deliveries under way to one subscriber at a time.
 const AT_ONCE: usize = 8;
@@ -46,6 +49,8 @@ pub struct Deliverer {
     /// Something new is in the outbox, or somebody subscribed.
     news: Notify,
     now_ms: fn() -> i64,
+    /// How long attempts took, by subscriber.
+    times: Mutex<BTreeMap<String, Arc<Tally>>>,
 }
 
 impl Deliverer {
@@ -61,12 +66,20 @@ impl Deliverer {
                 .user_agent(concat!("caddis/", env!("CARGO_PKG_VERSION")))
         };
         let guarded = builder().dns_resolver(resolver()).build()?;
-        Ok(Self { outbox, guarded, open: builder().build()?, news: Notify::new(), now_ms })
+        let open = builder().build()?;
+        Ok(Self { outbox, guarded, open, news: Notify::new(), now_ms, times: Mutex::default() })
     }
 
     /// Says that there is something to send.
     pub fn wake(&self) {
         self.news.notify_waiters();
+    }
+
+    /// How long attempts to deliver to a subscriber took; `None` before its task has started.
+    #[must_use]
+    pub fn times(&self, subscriber: &str) -> Option<Reading> {
+        let times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        times.get(subscriber).map(|tally| tally.reading())
     }
 
     /// Runs until `stop` becomes true: deliveries under way are finished, the others stay in the outbox.
@@ -92,6 +105,7 @@ impl Deliverer {
                 _ = stop.changed() => {}
                 Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
                     if let Ok(name) = ended {
+                        self.times.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
                         running.remove(&name);
                     }
                 }
@@ -103,6 +117,8 @@ impl Deliverer {
     /// One subscriber's task; ends when it is removed or everything stops.
     async fn serve(self: Arc<Self>, name: String, mut stop: watch::Receiver<bool>) -> String {
         let mut failures: u32 = 0;
+        let times = Arc::new(Tally::of_times());
+        self.times.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), Arc::clone(&times));
         while !*stop.borrow() {
             // From here on news are noticed, also those that come before the wait below.
             let news = self.news.notified();
@@ -131,7 +147,7 @@ impl Deliverer {
                 wait = wait.min(Duration::from_millis(left));
             }
             if let Some(subscriber) = subscriber.filter(|_| !due.is_empty()) {
-                let sent = self.send_all(&subscriber, due, &mut failures).await;
+                let sent = self.send_all(&subscriber, due, &mut failures, &times).await;
                 let (outbox, asked, now) = (Arc::clone(&self.outbox), name.clone(), (self.now_ms)());
                 let recorded = tokio::task::spawn_blocking(move || outbox.record(&asked, &sent, now)).await;
                 if let Ok(Err(error)) = recorded {
@@ -152,11 +168,19 @@ impl Deliverer {
         name
     }
 
-    async fn send_all(&self, subscriber: &Subscriber, due: Vec<Due>, failures: &mut u32) -> Vec<(Due, Outcome)> {
+    async fn send_all(
+        &self,
+        subscriber: &Subscriber,
+        due: Vec<Due>,
+        failures: &mut u32,
+        times: &Tally,
+    ) -> Vec<(Due, Outcome)> {
         let at_once = if *failures == 0 { AT_ONCE } else { 1 };
         let now = (self.now_ms)();
         let attempts = due.into_iter().map(|due| async move {
+            let started = Stopwatch::start();
             let attempt = self.send(subscriber, &due.alert_id, now / 1_000, due.body.clone()).await;
+            times.add_time(started.elapsed());
             (due, attempt)
         });
         let mut sent = Vec::new();

@@ -16,6 +16,7 @@ pub use openapi::document;
 pub use routes::{Limits, router};
 pub use server::{Bound, bind};
 
+use crate::tally::{Reading, Tally};
 use crate::telemetry::Snapshot;
 use types::{
     AlertPage, AlertQuery, Decision, LabelResult, NewSubscriber, Profile, RecordResult, StreamedAlert, Subscriber,
@@ -68,7 +69,31 @@ pub trait Backend: Send + Sync + 'static {
     fn test(&self, name: String) -> BoxFuture<'static, Result<TestResult, Failure>>;
     /// Why nothing can be taken now, if so.
     fn trouble(&self) -> Option<String>;
+    /// Where the time of requests is counted.
+    fn times(&self) -> &RequestTimes;
     fn metrics(&self) -> BoxFuture<'static, Snapshot>;
     /// Becomes true when the service stops: open streams end.
     fn stopping(&self) -> watch::Receiver<bool>;
+}
+
+/// How long requests took from their arrival at the handler, their body read, until they were answered or
+/// given up.
+#[derive(Debug)]
+pub struct RequestTimes {
+    decisions: Tally,
+    transactions: Tally,
+}
+
+impl Default for RequestTimes {
+    fn default() -> Self {
+        Self { decisions: Tally::of_times(), transactions: Tally::of_times() }
+    }
+}
+
+impl RequestTimes {
+    /// By path.
+    #[must_use]
+    pub fn readings(&self) -> Vec<(&'static str, Reading)> {
+        vec![("/v1/decisions", self.decisions.reading()), ("/v1/transactions", self.transactions.reading())]
+    }
 }

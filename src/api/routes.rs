@@ -19,7 +19,9 @@ use super::types::{
     Accepted, AlertPage, AlertQuery, Decision, DecisionAnswer, Decisions, ErrorBody, LabelResult, Labelled,
     NewSubscriber, Pause, Profile, RecordResult, RecordStatus, Subscriber, Subscribers, TestResult,
 };
-use super::{Backend, BodyKind, Failure, Keys, auth, openapi, stream};
+use super::{Backend, BodyKind, Failure, Keys, RequestTimes, auth, openapi, stream};
+use crate::clock::Stopwatch;
+use crate::tally::Tally;
 
 type Service = State<Arc<dyn Backend>>;
 
@@ -86,6 +88,25 @@ impl IntoResponse for Failure {
     }
 }
 
+/// Counts the time until it is dropped, so also of a request that was given up: those are the slow ones.
+struct Timed {
+    backend: Arc<dyn Backend>,
+    of: fn(&RequestTimes) -> &Tally,
+    arrived: Stopwatch,
+}
+
+impl Timed {
+    fn start(backend: &Arc<dyn Backend>, of: fn(&RequestTimes) -> &Tally) -> Self {
+        Self { backend: Arc::clone(backend), of, arrived: Stopwatch::start() }
+    }
+}
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        (self.of)(self.backend.times()).add_time(self.arrived.elapsed());
+    }
+}
+
 /// A body and how it is written.
 #[expect(clippy::result_large_err, reason = "the error is the response itself")]
 fn body_of(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<(Vec<u8>, BodyKind), Response> {
@@ -115,6 +136,7 @@ pub(super) async fn transactions(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Response> {
+    let _timed = Timed::start(&backend, |times| &times.transactions);
     let (body, kind) = body_of(&headers, body)?;
     let results = backend.submit(body, kind, false).await.map_err(IntoResponse::into_response)?;
     let count = |status| results.iter().filter(|result| result.status == status).count();
@@ -142,6 +164,7 @@ pub(super) async fn decisions(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Response> {
+    let _timed = Timed::start(&backend, |times| &times.decisions);
     let (body, kind) = body_of(&headers, body)?;
     let single = kind == BodyKind::Json && body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let mut results = backend.submit(body, kind, true).await.map_err(IntoResponse::into_response)?;
@@ -276,7 +299,7 @@ pub(super) async fn readyz(State(backend): Service) -> Response {
 #[utoipa::path(get, path = "/metrics", tag = "health",
     responses((status = 200, content_type = "application/openmetrics-text", body = String)))]
 pub(super) async fn metrics(State(backend): Service) -> Response {
-    let text = crate::telemetry::render(&backend.metrics().await);
+    let text = crate::telemetry::render(backend.metrics().await);
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
 }
 

@@ -1,6 +1,6 @@
 //! What the API needs of the service: turns its words into the engine's and back.
 
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::mpsc::TrySendError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,20 +16,20 @@ use crate::api::types::{
     AlertPage, AlertQuery, Decision, LabelResult, NewSubscriber, Position, Profile, RecordResult, RecordStatus,
     Refusal, StreamedAlert, Subscriber, TestResult,
 };
-use crate::api::{Backend, BodyKind, Failure};
+use crate::api::{Backend, BodyKind, Failure, RequestTimes};
 use crate::clock;
-use crate::engine::{AdmissionCounts, Engine, Fate};
+use crate::engine::{Engine, Fate};
 use crate::features::KeyedHasher;
 use crate::pipeline::processor::Intake;
-use crate::pipeline::service::{Message, RecordReply, Shared};
+use crate::pipeline::service::{Inbox, Message, RecordReply, Shared};
 use crate::sources::decode::body::{Body, split};
-use crate::telemetry::{Snapshot, SubscriberSnapshot};
+use crate::telemetry::{EngineSnapshot, Snapshot, SubscriberSnapshot};
 
 /// Bytes of bodies that wait to be decided, at most; beyond it senders are told to come again.
 const WAITING_BYTES: usize = 64 << 20;
 
 pub struct Service {
-    pub inbox: SyncSender<Message>,
+    pub inbox: Inbox,
     pub shared: Arc<Shared>,
     pub outbox: Arc<Outbox>,
     pub deliverer: Arc<Deliverer>,
@@ -42,6 +42,7 @@ pub struct Service {
     pub allow_private: bool,
     pub journal_bytes: Box<dyn Fn() -> u64 + Send + Sync>,
     pub waiting: Arc<Semaphore>,
+    pub times: RequestTimes,
 }
 
 /// The permits of a [`Service`].
@@ -355,10 +356,17 @@ impl Backend for Service {
         self.shared.status.trouble().or(outbox).or_else(|| self.stopping.borrow().then(|| "stopping".to_owned()))
     }
 
+    fn times(&self) -> &RequestTimes {
+        &self.times
+    }
+
     fn metrics(&self) -> BoxFuture<'static, Snapshot> {
         use std::sync::atomic::Ordering::Relaxed;
+        // Read before the question below waits there too.
+        let inbox_messages = self.shared.status.waiting();
         let engine = self.ask(|engine| (engine.memory(), engine.counts(), engine.newest()));
         let subscribers = self.with_outbox(Outbox::subscribers);
+        let deliverer = Arc::clone(&self.deliverer);
         let status = &self.shared.status;
         let model = self.explainer.brain.model.as_ref();
         let mut snapshot = Snapshot {
@@ -370,23 +378,33 @@ impl Backend for Service {
             quarantined: status.quarantined.load(Relaxed),
             quarantine_failures: status.quarantine_failures.load(Relaxed),
             labels: status.labels.load(Relaxed),
-            flushes: status.flushes.load(Relaxed),
+            decision_seconds: self.times.readings(),
+            batch_seconds: status.batch_seconds.reading(),
+            batch_size: status.batch_size.reading(),
+            flush_seconds: status.flush_seconds.reading(),
+            inbox_messages,
+            journal_entries: status.journal_entries.load(Relaxed),
             journal_bytes: (self.journal_bytes)(),
             ready: self.trouble().is_none(),
-            model: model.map(|model| model.name().to_owned()).unwrap_or_default(),
-            model_version: model.map(|model| model.version().to_owned()).unwrap_or_default(),
-            ..Snapshot::default()
+            version: env!("CARGO_PKG_VERSION"),
+            model: model.map(|model| (model.name().to_owned(), model.version().to_owned())),
+            engine: None,
+            subscribers: Vec::new(),
         };
         Box::pin(async move {
             // A stalled engine must not keep its own metrics from being read.
             let answered = async { engine.ok()?.await.ok() };
-            if let Ok(Some((memory, counts, newest))) = tokio::time::timeout(Duration::from_secs(1), answered).await {
-                let AdmissionCounts { future, forgotten_early, .. } = counts;
-                (snapshot.state_bytes, snapshot.entities) = (memory.0 as u64, memory.1 as u64);
-                (snapshot.future, snapshot.ids_forgotten_early) = (future, forgotten_early);
-                snapshot.newest_event_ms = newest.unwrap_or_default();
-            }
+            let answered = tokio::time::timeout(Duration::from_secs(1), answered).await.ok().flatten();
+            snapshot.engine = answered.map(|(memory, counts, newest)| EngineSnapshot {
+                state_bytes: memory.bytes as u64,
+                entities: memory.entities as u64,
+                approximate_entities: memory.approximate as u64,
+                future: counts.future,
+                ids_forgotten_early: counts.forgotten_early,
+                newest_event_ms: newest,
+            });
             let subscriber = |state: SubscriberState| SubscriberSnapshot {
+                seconds: deliverer.times(&state.name),
                 name: state.name,
                 delivered: state.delivered,
                 failed: state.failed,

@@ -11,7 +11,7 @@ mod sources;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -21,10 +21,10 @@ use tokio::sync::{broadcast, watch};
 
 pub use backend::new_secret;
 pub use explain::{Explainer, rfc3339};
-pub use setup::{Setup, Shipped, decided_by};
+pub use setup::{Setup, Shipped, decided_by, thresholds};
 
 use crate::alerts::{Deliverer, Outbox};
-use crate::api::{self, Keys, Limits};
+use crate::api::{self, Keys, Limits, RequestTimes};
 use crate::clock;
 use crate::config::DurabilityMode;
 use crate::engine::Engine;
@@ -32,7 +32,7 @@ use crate::pipeline::ports::{Log, NoLog, NoQuarantine, Quarantine};
 use crate::pipeline::processor::Processor;
 use crate::pipeline::recent::RecentDecisions;
 use crate::pipeline::recovery::{Recovered, Recovery, RecoveryError};
-use crate::pipeline::service::{Durability, Flusher, Loop, Message, Shared};
+use crate::pipeline::service::{Durability, Flusher, Inbox, Loop, Message, Shared};
 use crate::pipeline::status::Status;
 use crate::sources::decode::JsonDecoder;
 use crate::store::journal::{Journal, JournalError};
@@ -48,7 +48,7 @@ pub struct Running {
     pub outbox: Arc<Outbox>,
     pub explainer: Arc<Explainer>,
     pub live: broadcast::Sender<api::types::StreamedAlert>,
-    inbox: SyncSender<Message>,
+    inbox: Inbox,
     switch: Switch,
     stopping: watch::Sender<bool>,
     engine: JoinHandle<Processor>,
@@ -123,11 +123,12 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
     let reread = RereadFiles::new(&config.sources, &partitions);
     let (recent, recovered) =
         recover(&mut processor, &journal, &projector, reread, config.engine.recent_decisions, &mut progress)?;
-    let bytes_of = folder.join("journal");
+    let (bytes_of, entries) = (folder.join("journal"), journal.next_sequence());
     processor.commit_to(Box::new(journal));
     let quarantine = QuarantineFile::open(&folder.join("quarantine")).context("the quarantine")?;
     let quarantine: Box<dyn Quarantine> = Box::new(quarantine);
     let shared = Arc::new(Shared { recent, quarantine: Mutex::new(quarantine), status: Status::default() });
+    shared.status.journalled(entries);
 
     let opened = sources::open(&config.sources, &partitions, &recovered)?;
     let bound = api::bind(config.http.listen).with_context(|| format!("listening on {}", config.http.listen))?;
@@ -137,7 +138,8 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
         DurabilityMode::Interval => Durability::Interval(config.durability.interval),
         DurabilityMode::Os => Durability::Os,
     };
-    let (inbox, to_engine) = sync_channel(INBOX);
+    let (sender, to_engine) = sync_channel(INBOX);
+    let inbox = Inbox::new(sender, Arc::clone(&shared));
     let (committed, to_flusher) = sync_channel(COMMITTED);
     let (alerts, to_projector) = sync_channel(COMMITTED);
     let engine = Loop {
@@ -180,6 +182,7 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
         allow_private: config.alerts.allow_private,
         journal_bytes: Box::new(move || folder_bytes(&bytes_of)),
         waiting: backend::waiting(),
+        times: RequestTimes::default(),
     };
     let mut keys = Keys::default();
     for key in &config.http.keys {
@@ -312,7 +315,7 @@ async fn prune(outbox: Arc<Outbox>, keep: Duration, mut stop: watch::Receiver<bo
 impl Running {
     /// Sends records or questions to the engine, as the API does.
     #[must_use]
-    pub fn inbox(&self) -> SyncSender<Message> {
+    pub fn inbox(&self) -> Inbox {
         self.inbox.clone()
     }
 

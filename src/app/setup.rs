@@ -11,6 +11,7 @@ use crate::engine::{AdmissionSettings, Brain, EngineSettings};
 use crate::features::FeatureSet;
 use crate::mistake::{Mistake, Mistakes};
 use crate::models::Model;
+use crate::models::manifest::Manifest;
 use crate::models::registry::{self, Registry, RegistryError, Wanted};
 use crate::policy::{Policy, Thresholds};
 use crate::sources::decode::{Mapping, Rates};
@@ -48,18 +49,17 @@ impl Setup {
             model(&config, features).map_err(|error| mistakes.push(wrong_model(&config, &error))).ok()
         });
         let policy = features.as_ref().and_then(|features| policy(&config, &schema, features, &mut mistakes));
-        let (Some(mapping), Some(features), Some(model), Some(policy), true) =
-            (mapping, features, model, policy, mistakes.is_empty())
+        let thresholds = model.as_ref().zip(policy.as_ref()).and_then(|(model, policy)| {
+            let manifest = model.as_ref().map(|model| &model.manifest);
+            thresholds(&policy.read, manifest).map_err(|wrong| mistakes.push(policy.wrong_budget(wrong))).ok()
+        });
+        let (Some(mapping), Some(features), Some(model), Some(policy), Some(thresholds), true) =
+            (mapping, features, model, policy, thresholds, mistakes.is_empty())
         else {
             return Err(Mistakes(mistakes));
         };
-        let from_model = model.as_ref().map_or_else(Thresholds::default, |model| {
-            let thresholds = model.manifest.thresholds;
-            Thresholds { review: thresholds.review, block: thresholds.block }
-        });
-        let thresholds = policy.thresholds().unwrap_or(from_model);
-        let brain =
-            Brain { features: Arc::new(features), model: model.map(Arc::new), policy: Arc::new(policy), thresholds };
+        let (features, model, policy) = (Arc::new(features), model.map(Arc::new), Arc::new(policy.read));
+        let brain = Brain { features, model, policy, thresholds };
         Ok(Self { config, schema, mapping: Arc::new(mapping), brain, subscribers })
     }
 
@@ -149,15 +149,62 @@ fn features(config: &Config, schema: &Schema, mistakes: &mut Vec<Mistake>) -> Op
     FeatureSet::parse(&text, &file, schema).map_err(|wrong| mistakes.extend(wrong.0)).ok()
 }
 
-fn policy(config: &Config, schema: &Schema, features: &FeatureSet, mistakes: &mut Vec<Mistake>) -> Option<Policy> {
+/// A policy with the text it was read from.
+struct PolicyFile {
+    read: Policy,
+    text: String,
+    file: String,
+}
+
+impl PolicyFile {
+    fn wrong_budget(&self, (message, help): (String, &str)) -> Mistake {
+        let at = self.read.alert_budget().map_or(0, |budget| budget.at);
+        Mistake::at(&self.file, &self.text, at, message).help(help)
+    }
+}
+
+fn policy(config: &Config, schema: &Schema, features: &FeatureSet, mistakes: &mut Vec<Mistake>) -> Option<PolicyFile> {
     // The shipped rules speak of the shipped features: with other features there are none but the user's.
     let names = features.names();
     if config.policy.is_none() && config.features.is_some() {
-        return Some(Policy::none());
+        return Some(PolicyFile { read: Policy::none(), text: String::new(), file: String::new() });
     }
     let (text, file) = text_of(config.policy.as_deref(), "policy.toml", mistakes)?;
     let exponent = config.base_currency.exponent();
-    Policy::parse(&text, &file, schema, names, exponent).map_err(|wrong| mistakes.extend(wrong.0)).ok()
+    let read = Policy::parse(&text, &file, schema, names, exponent).map_err(|wrong| mistakes.extend(wrong.0)).ok()?;
+    Some(PolicyFile { read, text, file })
+}
+
+/// The thresholds in force: the policy's, those that its alert budget comes to, or the model's own.
+///
+/// # Errors
+/// The budget comes to nothing with this model: what is wrong, and how to mend it.
+pub fn thresholds(policy: &Policy, manifest: Option<&Manifest>) -> Result<Thresholds, (String, &'static str)> {
+    let own = manifest.map_or_else(Thresholds::default, |manifest| {
+        let thresholds = manifest.thresholds;
+        Thresholds { review: thresholds.review, block: thresholds.block }
+    });
+    let Some(budget) = policy.alert_budget() else { return Ok(policy.thresholds().unwrap_or(own)) };
+    let manifest = manifest.ok_or_else(|| {
+        let message = "an alert budget needs a model, whose scores it is solved from; none is in force";
+        (message.to_owned(), "set `[model]` in the configuration, or give `review` instead")
+    })?;
+    let point = manifest.operating_point(budget.alerts_a_day).ok_or_else(|| {
+        let message = "the model does not say how many alerts a day its scores come to: it was trained before budgets";
+        (message.to_owned(), "train it again with `caddis train`, or give `review` instead")
+    })?;
+    let review = point.threshold;
+    match budget.block {
+        // What is blocked alerts as well.
+        Some(block) if block < review => Err((
+            format!(
+                "{} alerts a day come to a review from {review:.6}, but blocking from {block} alone makes more",
+                budget.alerts_a_day
+            ),
+            "raise `block`, or the budget",
+        )),
+        block => Ok(Thresholds { review, block: block.unwrap_or(own.block.max(review)) }),
+    }
 }
 
 fn model(config: &Config, features: &FeatureSet) -> Result<Option<Model>, RegistryError> {

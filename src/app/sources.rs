@@ -5,7 +5,6 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,7 +13,7 @@ use crate::config::{SourceConfig, SourceKind};
 use crate::pipeline::ports::{Polled, Records, Source};
 use crate::pipeline::processor::Intake;
 use crate::pipeline::recovery::{Recovered, Reread};
-use crate::pipeline::service::Message;
+use crate::pipeline::service::{Inbox, Message};
 use crate::sources::file::LineSource;
 use crate::transaction::Position;
 
@@ -54,7 +53,7 @@ pub fn open(
 }
 
 /// Reads a source to its end, or until told to stop, and counts `running` down.
-pub fn feed(name: &str, source: Opened, inbox: &SyncSender<Message>, stop: &AtomicBool, running: &AtomicUsize) {
+pub fn feed(name: &str, source: Opened, inbox: &Inbox, stop: &AtomicBool, running: &AtomicUsize) {
     let ended = match source {
         Opened::File(mut source) => feed_file(&mut source, inbox, stop),
         Opened::StandardInput(source) => feed_stdin(source, inbox, stop),
@@ -66,7 +65,7 @@ pub fn feed(name: &str, source: Opened, inbox: &SyncSender<Message>, stop: &Atom
     running.fetch_sub(1, Ordering::AcqRel);
 }
 
-fn feed_file(source: &mut LineSource<File>, inbox: &SyncSender<Message>, stop: &AtomicBool) -> std::io::Result<u64> {
+fn feed_file(source: &mut LineSource<File>, inbox: &Inbox, stop: &AtomicBool) -> std::io::Result<u64> {
     let mut read = 0;
     let mut records = Records::default();
     while !stop.load(Ordering::Acquire) {
@@ -87,11 +86,7 @@ fn feed_file(source: &mut LineSource<File>, inbox: &SyncSender<Message>, stop: &
 }
 
 /// Standard input cannot be read again: its records are kept in the journal, under offsets given there.
-fn feed_stdin(
-    mut source: LineSource<std::io::Stdin>,
-    inbox: &SyncSender<Message>,
-    stop: &AtomicBool,
-) -> std::io::Result<u64> {
+fn feed_stdin(mut source: LineSource<std::io::Stdin>, inbox: &Inbox, stop: &AtomicBool) -> std::io::Result<u64> {
     let mut read = 0;
     let mut records = Records::default();
     while !stop.load(Ordering::Acquire) && source.next_records(&mut records)? {

@@ -90,6 +90,9 @@ pub(super) fn check(arguments: &CheckArguments) -> anyhow::Result<Ended> {
     let setup = Setup::load(config)?;
     let brain = &setup.brain;
     let model = brain.model.as_ref();
+    // What is asked for, and what it came to on the transactions the model was tested on.
+    let budget = brain.policy.alert_budget().map(|budget| budget.alerts_a_day);
+    let expected = budget.zip(model).and_then(|(budget, model)| model.manifest.operating_point(budget));
     if arguments.json {
         print_json(&serde_json::json!({
             "configuration": setup.config.file,
@@ -101,6 +104,8 @@ pub(super) fn check(arguments: &CheckArguments) -> anyhow::Result<Ended> {
             "model_version": model.map(|model| model.version()),
             "rules": brain.policy.rules().len(),
             "policy": brain.policy.fingerprint(),
+            "alert_budget": budget,
+            "expected": expected,
             "review_from": finite(brain.thresholds.review),
             "block_from": finite(brain.thresholds.block),
             "sources": setup.config.sources.len(),
@@ -124,6 +129,12 @@ pub(super) fn check(arguments: &CheckArguments) -> anyhow::Result<Ended> {
         threshold(brain.thresholds.review),
         threshold(brain.thresholds.block)
     ));
+    if let Some((budget, expected)) = budget.zip(expected) {
+        say(format_args!(
+            "  budget       {budget} alerts a day; the model's test had {:.1}, precision {:.3}, recall {:.3}",
+            expected.alerts_a_day, expected.precision, expected.recall
+        ));
+    }
     say(format_args!("  rules        {}", brain.policy.rules().len()));
     say(format_args!("  sources      HTTP on {}, and {} more", setup.config.http.listen, setup.config.sources.len()));
     say(format_args!("  subscribers  {}", setup.subscribers.len()));

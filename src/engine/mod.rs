@@ -21,7 +21,7 @@ pub use decision::{Decision, Fate};
 pub use matrix::Matrix;
 pub use pool::in_parallel;
 
-use crate::features::{Admission, FeatureSet, FeatureShards, KeyedHasher, Profile};
+use crate::features::{Admission, FeatureSet, FeatureShards, KeyedHasher, Memory, Profile};
 use crate::models::Model;
 use crate::models::scorer::Scratch;
 use crate::policy::{Policy, Thresholds};
@@ -162,10 +162,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Bytes of memory that entity state holds, and entities known.
+    /// What entity state holds.
     #[must_use]
-    pub fn memory(&self) -> (usize, usize) {
-        self.shards.iter().fold((0, 0), |(bytes, entities), s| (bytes + s.memory_bytes(), entities + s.entities()))
+    pub fn memory(&self) -> Memory {
+        self.shards.iter().map(FeatureShards::memory).fold(Memory::default(), |all, one| all + one)
     }
 
     fn admit(&mut self, batch: &mut Batch) {

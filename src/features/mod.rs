@@ -25,7 +25,7 @@ mod tiles;
 pub use aggregate::Aggregate;
 pub use hash::{KeyedHasher, Prepared};
 pub use set::{EXACT_EVENTS, FeatureKind, FeatureSet};
-pub use shards::{FeatureShards, Profile};
+pub use shards::{FeatureShards, Memory, Profile};
 
 /// How a transaction takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -72,6 +72,28 @@ pub struct Profile {
     pub approximate: Vec<String>,
 }
 
+/// What entity state holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// The allocator's own overhead not counted.
+    pub bytes: usize,
+    pub entities: usize,
+    /// Entities with events in tiles: see [`EXACT_EVENTS`](super::EXACT_EVENTS).
+    pub approximate: usize,
+}
+
+impl std::ops::Add for Memory {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes + other.bytes,
+            entities: self.entities + other.entities,
+            approximate: self.approximate + other.approximate,
+        }
+    }
+}
+
 /// The names of features over windows that reach back to `tiles_to`, where the newest tile ends.
 fn approximate(set: &FeatureSet, spec: &EntitySpec, tiles_to: Option<EventTime>, now: EventTime) -> Vec<String> {
     let Some(tiles_to) = tiles_to else { return Vec::new() };
@@ -228,21 +250,19 @@ impl FeatureShards {
         Some(Profile { events: events.len() as u64 + in_tiles, last_time, features, approximate })
     }
 
-    /// Entities with state.
+    /// What is held in memory, in one walk over all entities.
     #[must_use]
-    pub fn entities(&self) -> usize {
-        self.kinds.iter().flat_map(|kind| &kind.maps).map(|map| map.entities.len()).sum()
-    }
-
-    /// Bytes of memory held, the allocator's own overhead not counted.
-    #[must_use]
-    pub fn memory_bytes(&self) -> usize {
-        let maps = self.kinds.iter().flat_map(|kind| &kind.maps).map(|map| {
-            map.index.capacity() * 5
-                + map.entities.capacity() * size_of::<Entity>()
-                + map.entities.iter().map(Entity::memory_bytes).sum::<usize>()
-        });
-        maps.sum::<usize>() + self.labels.memory_bytes()
+    pub fn memory(&self) -> Memory {
+        let mut memory = Memory { bytes: self.labels.memory_bytes(), ..Memory::default() };
+        for map in self.kinds.iter().flat_map(|kind| &kind.maps) {
+            memory.bytes += map.index.capacity() * 5 + map.entities.capacity() * size_of::<Entity>();
+            memory.entities += map.entities.len();
+            for entity in &map.entities {
+                memory.bytes += entity.memory_bytes();
+                memory.approximate += usize::from(entity.large.as_ref().is_some_and(|l| !l.tiles().is_empty()));
+            }
+        }
+        memory
     }
 
     /// Looks at a few entities for each transaction and forgets those that no feature can see any more:

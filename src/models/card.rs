@@ -1,6 +1,6 @@
 //! The model card: what a reviewer reads before a model comes into force, with its plots as SVG.
 
-use super::manifest::Manifest;
+use super::manifest::{Manifest, OperatingPoint};
 use super::metrics::curve;
 use plotters::prelude::*;
 use std::fmt::Write;
@@ -63,6 +63,18 @@ fn text(name: &str, manifest: &Manifest) -> Result<String, std::fmt::Error> {
     if let Some(budget) = manifest.alert_budget {
         writeln!(card, "The review threshold was solved for {budget} alerts a day.")?;
     }
+    let budgets = budgets(manifest);
+    if !budgets.is_empty() {
+        writeln!(
+            card,
+            "\n## What a budget comes to\n\nA policy may ask for another with `alert_budget`; it is never overrun on \
+             these transactions.\n\n| budget a day | alerts a day | review from | precision | recall |\n|---|---|---|---|---|"
+        )?;
+    }
+    for (budget, point) in budgets {
+        let OperatingPoint { alerts_a_day, threshold, precision, recall } = point;
+        writeln!(card, "| {budget} | {alerts_a_day:.1} | {threshold:.6} | {precision:.4} | {recall:.4} |")?;
+    }
     writeln!(
         card,
         "\n![Precision against recall](precision_recall.svg)\n![Calibration](calibration.svg)\n![Scores](scores.svg)\n![Features](features.svg)\n"
@@ -72,6 +84,14 @@ fn text(name: &str, manifest: &Manifest) -> Result<String, std::fmt::Error> {
         writeln!(card, "| {feature} | {value:.5} |")?;
     }
     Ok(card)
+}
+
+/// 1, 2, 5 and so on up to where everything alerts, with what they come to.
+fn budgets(manifest: &Manifest) -> Vec<(f64, OperatingPoint)> {
+    let all = manifest.operating_points.last().map_or(0.0, |point| point.alerts_a_day);
+    let decades = std::iter::successors(Some(1.0), |decade| Some(decade * 10.0)).take_while(|decade| *decade < all);
+    let round = decades.flat_map(|decade| [decade, 2.0 * decade, 5.0 * decade]).take_while(|budget| *budget < all);
+    round.filter_map(|budget| Some((budget, manifest.operating_point(budget)?))).collect()
 }
 
 fn top(manifest: &Manifest, count: usize) -> Vec<(String, f64)> {
@@ -184,7 +204,7 @@ fn bars(ranked: &[(String, f64)]) -> Result<String, Failed> {
 #[cfg(test)]
 pub(super) mod tests {
     use crate::models::compiled::Compiled;
-    use crate::models::manifest::{Histogram, Manifest, Thresholds};
+    use crate::models::manifest::{Histogram, Manifest, OperatingPoint, Thresholds};
     use crate::models::metrics::Metrics;
     use crate::models::scorer::{Scorer, Scratch};
     use crate::models::{reasons::Reasons, synthetic};
@@ -210,6 +230,14 @@ pub(super) mod tests {
             seed: 5,
             thresholds: Thresholds { review: 0.5, block: 0.9 },
             alert_budget: Some(100.0),
+            operating_points: [(0.5, 0.95), (4.0, 0.8), (40.0, 0.5), (300.0, 0.0)]
+                .map(|(alerts_a_day, threshold)| OperatingPoint {
+                    alerts_a_day,
+                    threshold,
+                    precision: 0.75,
+                    recall: 0.5,
+                })
+                .to_vec(),
             metrics: Metrics::of(&scores, &labels, 0.5),
             further: [("card_precision_at_100".to_owned(), 0.25)].into(),
             importance: Reasons::new(compiled.clone()).unwrap().importance(rows.chunks(4)),
@@ -227,6 +255,9 @@ pub(super) mod tests {
         assert_eq!(card, super::make("baseline", &manifest, &scores, &labels).unwrap());
         assert_eq!(card.len(), 5);
         assert!(card[0].1.contains("| average precision |") && card[0].1.contains("caddis train"));
+        let budgets: Vec<&str> = card[0].1.lines().filter(|line| line.ends_with("| 0.7500 | 0.5000 |")).collect();
+        assert_eq!(budgets.len(), 8, "1 to 200 of 300: {budgets:?}");
+        assert_eq!(budgets[2], "| 5 | 4.0 | 0.800000 | 0.7500 | 0.5000 |");
         for (name, svg) in &card[1..] {
             assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{name}");
             assert!(card[0].1.contains(name.as_str()) && !svg.contains("NaN"));

@@ -27,6 +27,9 @@ pub struct Manifest {
     pub thresholds: Thresholds,
     /// Alerts a day that the review threshold was solved for.
     pub alert_budget: Option<f64>,
+    /// What other budgets come to, the fewest alerts first. A model that was trained before there were any has none.
+    #[serde(default)]
+    pub operating_points: Vec<OperatingPoint>,
     /// On the later slice of time that was kept from training.
     pub metrics: Metrics,
     /// Further figures by name, such as `card_precision_at_100`.
@@ -49,6 +52,34 @@ pub struct Thresholds {
     pub review: f64,
     #[serde(deserialize_with = "exact")]
     pub block: f64,
+}
+
+/// What a review threshold came to on the later slice of time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatingPoint {
+    #[serde(deserialize_with = "exact")]
+    pub alerts_a_day: f64,
+    #[serde(deserialize_with = "exact")]
+    pub threshold: f64,
+    pub precision: f64,
+    pub recall: f64,
+}
+
+impl Manifest {
+    /// The operating point with the most alerts that are not more than `alerts_a_day`. Below the first, the one
+    /// just above its threshold, which nothing reached. `None` for a model without operating points.
+    #[must_use]
+    pub fn operating_point(&self, alerts_a_day: f64) -> Option<OperatingPoint> {
+        let count = self.operating_points.partition_point(|point| point.alerts_a_day <= alerts_a_day);
+        let found = self.operating_points.get(..count)?.last().copied();
+        found.or_else(|| {
+            let first = self.operating_points.first()?;
+            let nothing =
+                OperatingPoint { alerts_a_day: 0.0, threshold: first.threshold.next_up(), precision: 0.0, recall: 0.0 };
+            Some(nothing)
+        })
+    }
 }
 
 /// `serde_json` reads long decimals to within one unit in the last place; a threshold equal to a
@@ -107,7 +138,7 @@ impl Histogram {
 
 #[cfg(test)]
 mod tests {
-    use super::{Histogram, Thresholds};
+    use super::{Histogram, OperatingPoint, Thresholds};
 
     #[test]
     fn a_histogram_has_even_bins_over_its_own_values() {
@@ -121,12 +152,37 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_is_never_overrun() {
+        let (_, mut manifest, _, _) = crate::models::card::tests::evaluated();
+        let point =
+            |alerts_a_day: f64, threshold: f64| OperatingPoint { alerts_a_day, threshold, precision: 0.5, recall: 0.5 };
+        manifest.operating_points = vec![point(0.5, 0.99), point(2.0, 0.9), point(9.75, 0.8), point(50.0, 0.1)];
+        let found = |budget: f64| manifest.operating_point(budget).map(|point| (point.threshold, point.alerts_a_day));
+        for (budget, expected) in [
+            (0.5, (0.99, 0.5)),
+            (1.99, (0.99, 0.5)),
+            (2.0, (0.9, 2.0)),
+            (10.0, (0.8, 9.75)),
+            (1e9, (0.1, 50.0)),
+            (0.4, (0.99_f64.next_up(), 0.0)),
+        ] {
+            assert_eq!(found(budget), Some(expected), "{budget}");
+        }
+        manifest.operating_points.clear();
+        assert_eq!(manifest.operating_point(10.0), None);
+    }
+
+    #[test]
     fn thresholds_come_back_to_the_last_digit() {
         for (at, value) in crate::models::synthetic::rows(1, 2_000, 1).into_iter().enumerate() {
             let value = value / 3.0 / (at as f64 + 1.0);
             let thresholds = Thresholds { review: value, block: value.next_up() };
             let text = serde_json::to_string(&thresholds).unwrap();
             assert_eq!(serde_json::from_str::<Thresholds>(&text).unwrap(), thresholds);
+            let point =
+                OperatingPoint { alerts_a_day: value.next_down(), threshold: value, precision: 0.0, recall: 0.0 };
+            let text = serde_json::to_string(&point).unwrap();
+            assert_eq!(serde_json::from_str::<OperatingPoint>(&text).unwrap(), point);
         }
     }
 }

@@ -198,21 +198,33 @@ pub fn card_precision_at(scores: &[f64], labels: &[bool], cards: &[u64], event_t
     (!precisions.is_empty()).then(|| mean(precisions.into_iter()))
 }
 
-/// The lowest threshold that keeps alerts within `alerts_a_day` on average over the days between the
-/// first and last event (both counted). Just above the highest score when even one group of equal scores is too many.
+/// Days from the first to the last event, one at least: what alerts a day are counted over. Not calendar days,
+/// for seven days from noon to noon touch eight of them, and a budget would be overrun by a seventh.
+#[must_use]
+pub fn days(event_times: &[i64]) -> f64 {
+    let span = event_times.iter().max().zip(event_times.iter().min()).map_or(0, |(last, first)| last - first);
+    (span as f64 / DAY as f64).max(1.0)
+}
+
+/// The lowest point of a [`curve`] that keeps alerts within `allowed`; `None` when even its first has more.
+#[must_use]
+pub fn within(curve: &[CurvePoint], allowed: f64) -> Option<&CurvePoint> {
+    let count = curve.partition_point(|point| ratio(point.alerts, 1) <= allowed);
+    curve.get(..count)?.last()
+}
+
+/// The lowest threshold that keeps alerts within `alerts_a_day` on average over the [`days`]. Just above the
+/// highest score when even one group of equal scores is too many.
 #[must_use]
 pub fn threshold_for_budget(scores: &[f64], event_times: &[i64], alerts_a_day: f64) -> f64 {
-    let days: Vec<i64> = event_times.iter().map(|time| time.div_euclid(DAY)).collect();
-    let span = days.iter().max().zip(days.iter().min()).map_or(1, |(last, first)| last - first + 1);
-    let allowed = alerts_a_day * ratio(span.unsigned_abs(), 1);
     let points = curve(scores, &vec![false; scores.len()]);
-    let within = points.iter().take_while(|point| ratio(point.alerts, 1) <= allowed).last();
-    within.map_or_else(|| points.first().map_or(1.0, |point| point.threshold.next_up()), |point| point.threshold)
+    let found = within(&points, alerts_a_day * days(event_times));
+    found.map_or_else(|| points.first().map_or(1.0, |point| point.threshold.next_up()), |point| point.threshold)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Confusion, Metrics, card_precision_at, precision_at, threshold_for_budget};
+    use super::{Confusion, Metrics, card_precision_at, days, precision_at, threshold_for_budget};
 
     #[derive(serde::Deserialize)]
     struct Case {
@@ -252,10 +264,11 @@ mod tests {
     #[test]
     fn the_budgets_threshold_is_the_lowest_that_holds() {
         let day = 86_400_000;
-        let (scores, times) = ([0.9, 0.8, 0.8, 0.7, 0.1, 0.2], [0, 1, 2, 3, day, day + 1]);
+        let (scores, times) = ([0.9, 0.8, 0.8, 0.7, 0.1, 0.2], [0, 1, 2, 3, day, 2 * day]);
         assert_eq!(threshold_for_budget(&scores, &times, 2.0), 0.7);
         assert_eq!(threshold_for_budget(&scores, &times, 1.0), 0.9, "the tie at 0.8 would make three");
         assert!(threshold_for_budget(&scores, &times, 0.4) > 0.9);
+        assert_eq!((days(&times), days(&[7]), days(&[])), (2.0, 1.0, 1.0));
         assert_eq!(Confusion::at(&scores, &[true; 6], 0.7).true_positives, 4);
     }
 

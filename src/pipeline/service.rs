@@ -4,7 +4,7 @@
 //! goes on deciding while the flusher waits for the disk, so that one flush serves every batch that came
 //! meanwhile (group commit).
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, SyncSender, TryRecvError, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use super::ports::{Flush, Quarantine, Records};
 use super::processor::{Intake, Outcome, Processor};
 use super::recent::{Basis, Recent, RecentDecisions};
 use super::status::Status;
+use crate::clock::Stopwatch;
 use crate::engine::{Decision, Engine, Fate};
 use crate::transaction::{Currency, EventTime, Position, Refusal, TransactionRef};
 
@@ -92,6 +93,34 @@ pub struct Shared {
     pub status: Status,
 }
 
+/// Where messages for the engine thread are put in; counts those that wait.
+#[derive(Clone)]
+pub struct Inbox {
+    sender: SyncSender<Message>,
+    shared: Arc<Shared>,
+}
+
+impl Inbox {
+    #[must_use]
+    pub fn new(sender: SyncSender<Message>, shared: Arc<Shared>) -> Self {
+        Self { sender, shared }
+    }
+
+    /// Waits while it is full.
+    ///
+    /// # Errors
+    /// The engine thread is gone.
+    pub fn send(&self, message: Message) -> Result<(), SendError<Message>> {
+        self.sender.send(message).inspect(|()| self.shared.status.sent())
+    }
+
+    /// # Errors
+    /// It is full, or the engine thread is gone.
+    pub fn try_send(&self, message: Message) -> Result<(), TrySendError<Message>> {
+        self.sender.try_send(message).inspect(|()| self.shared.status.sent())
+    }
+}
+
 /// Decided and in the log; to be made durable and told.
 pub struct Committed {
     cursor: u64,
@@ -132,6 +161,7 @@ impl Loop {
             let Ok(mut message) = self.inbox.recv() else { break };
             let mut taken = 0;
             loop {
+                self.shared.status.taken();
                 match message {
                     Message::Records { mut intake, assign, reply } => {
                         if assign {
@@ -179,12 +209,16 @@ impl Loop {
         if batch.is_empty() {
             return;
         }
+        let started = Stopwatch::start();
         let (intakes, replies): (Vec<Intake>, Vec<Option<ReplyTo>>) = batch.drain(..).unzip();
         let arrival = (self.now_ms)();
         let first_try = self.processor.process(&intakes, arrival);
         let sequence = self.until_appended(first_try);
         let head = EntryHead { decided_by: self.processor.decided_by(), arrival };
         let published = publish(&self.processor, sequence, head, &intakes, replies, &self.shared);
+        let status = &self.shared.status;
+        status.batch_seconds.add_time(started.elapsed());
+        status.batch_size.add(intakes.iter().map(|intake| intake.records.len() as u64).sum());
         self.send(sequence, published);
     }
 
@@ -215,6 +249,7 @@ impl Loop {
             match appended {
                 Ok(sequence) => {
                     self.shared.status.resumed();
+                    self.shared.status.journalled(sequence + 1);
                     return sequence;
                 }
                 Err(error) => {
@@ -389,6 +424,7 @@ impl Flusher {
             if self.durability != Durability::Os
                 && let Some(last) = waiting.last()
             {
+                let started = Stopwatch::start();
                 // A segment is flushed when it is closed: the newest flusher covers all before it.
                 if let Some(quarantine) = waiting.iter().rev().find_map(|committed| committed.quarantine.as_ref())
                     && let Err(error) = quarantine.flush()
@@ -396,7 +432,7 @@ impl Flusher {
                     self.shared.status.quarantine_failed(&error);
                 }
                 last.flush.flush().inspect_err(|error| self.shared.status.stalled(error))?;
-                self.shared.status.flushed();
+                self.shared.status.flush_seconds.add_time(started.elapsed());
             }
             let mut candidates = Vec::new();
             let mut cursor = 0;
@@ -411,7 +447,7 @@ impl Flusher {
 
     /// Takes what comes within an interval of the first.
     fn gather(&self, interval: Duration, waiting: &mut Vec<Committed>) {
-        let started = crate::clock::Stopwatch::start();
+        let started = Stopwatch::start();
         loop {
             let left = interval.saturating_sub(started.elapsed());
             match self.inbox.recv_timeout(left) {

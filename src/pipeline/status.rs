@@ -5,9 +5,10 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::engine::{Decision, Fate};
 use crate::policy::Verdict;
+use crate::tally::Tally;
 
 /// Totals since the start, and what stands in the way now.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Status {
     pub allowed: AtomicU64,
     pub reviewed: AtomicU64,
@@ -17,9 +18,42 @@ pub struct Status {
     pub quarantined: AtomicU64,
     pub quarantine_failures: AtomicU64,
     pub labels: AtomicU64,
-    pub flushes: AtomicU64,
+    /// Entries in the journal, also those that are not durable yet.
+    pub journal_entries: AtomicU64,
+    /// Messages sent to the engine, and those it has taken.
+    sent: AtomicU64,
+    taken: AtomicU64,
+    /// How long the engine thread takes to decide, journal and publish a batch.
+    pub batch_seconds: Tally,
+    /// Records a batch.
+    pub batch_size: Tally,
+    /// How long the disk takes to make batches durable.
+    pub flush_seconds: Tally,
     stalled: AtomicBool,
     trouble: Mutex<Option<String>>,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self {
+            allowed: AtomicU64::default(),
+            reviewed: AtomicU64::default(),
+            blocked: AtomicU64::default(),
+            late: AtomicU64::default(),
+            duplicates: AtomicU64::default(),
+            quarantined: AtomicU64::default(),
+            quarantine_failures: AtomicU64::default(),
+            labels: AtomicU64::default(),
+            journal_entries: AtomicU64::default(),
+            sent: AtomicU64::default(),
+            taken: AtomicU64::default(),
+            batch_seconds: Tally::of_times(),
+            batch_size: Tally::of_sizes(),
+            flush_seconds: Tally::of_times(),
+            stalled: AtomicBool::default(),
+            trouble: Mutex::default(),
+        }
+    }
 }
 
 impl Status {
@@ -50,8 +84,25 @@ impl Status {
         self.labels.fetch_add(labels, Ordering::Relaxed);
     }
 
-    pub fn flushed(&self) {
-        self.flushes.fetch_add(1, Ordering::Relaxed);
+    /// The journal holds this many entries now.
+    pub fn journalled(&self, entries: u64) {
+        self.journal_entries.store(entries, Ordering::Relaxed);
+    }
+
+    pub fn sent(&self) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn taken(&self) {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Messages that wait for the engine: roughly, while others send and it takes.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        // In this order: what is taken in between makes it too low, never wildly high.
+        let sent = self.sent.load(Ordering::Relaxed);
+        sent.saturating_sub(self.taken.load(Ordering::Relaxed))
     }
 
     /// The quarantine did not take a record; said once in the log, counted always.

@@ -6,6 +6,7 @@
 
 mod compile;
 mod expression;
+mod thresholds;
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -14,6 +15,8 @@ use crate::mistake::{Mistake, Mistakes};
 use crate::transaction::{Schema, TransactionRef};
 pub use compile::Vocabulary;
 use expression::Condition;
+pub use thresholds::{AlertBudget, Thresholds};
+use thresholds::{RawThresholds, by_score};
 
 /// What is to happen with a transaction, the least severe first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -35,20 +38,6 @@ impl Verdict {
     }
 }
 
-/// Scores from which on a transaction is reviewed or blocked; infinite where none is.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Thresholds {
-    pub review: f64,
-    pub block: f64,
-}
-
-impl Default for Thresholds {
-    /// Nothing is reviewed or blocked by its score.
-    fn default() -> Self {
-        Self { review: f64::INFINITY, block: f64::INFINITY }
-    }
-}
-
 /// What the policy makes of one transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Judgement {
@@ -62,6 +51,7 @@ pub struct Judgement {
 pub struct Policy {
     rules: Vec<Rule>,
     thresholds: Option<Thresholds>,
+    alert_budget: Option<AlertBudget>,
     fingerprint: String,
     base_scale: f64,
 }
@@ -84,13 +74,6 @@ struct RawPolicy {
     thresholds: Option<RawThresholds>,
     #[serde(default)]
     rules: Vec<RawRule>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawThresholds {
-    review: Option<Spanned<f64>>,
-    block: Option<Spanned<f64>>,
 }
 
 #[derive(Deserialize)]
@@ -120,19 +103,8 @@ impl Policy {
             Mistake::at(file, text, at, error.message().to_owned())
         })?;
         let mut mistakes = Vec::new();
-        let thresholds = raw.thresholds.map(|raw| {
-            let mut threshold = |value: Option<Spanned<f64>>| {
-                let value = value?;
-                if !(0.0..=1.0).contains(value.get_ref()) {
-                    let message = format!("threshold {} is no probability from 0 to 1", value.get_ref());
-                    mistakes.push(Mistake::at(file, text, value.span().start, message));
-                }
-                Some(*value.get_ref())
-            };
-            let (review, block) = (threshold(raw.review), threshold(raw.block));
-            let block = block.unwrap_or(f64::INFINITY);
-            Thresholds { review: review.unwrap_or(block), block }
-        });
+        let (thresholds, alert_budget) =
+            raw.thresholds.map_or((None, None), |raw| by_score(&raw, file, text, &mut mistakes));
         let vocabulary = Vocabulary { schema, features };
         let mut rules: Vec<Rule> = Vec::new();
         for raw in &raw.rules {
@@ -178,15 +150,19 @@ impl Policy {
         for (rule, raw) in rules.iter().zip(&raw.rules) {
             meaning.push_str(&format!("{:?} {:?} {:?}\n", rule.name, rule.verdict, raw.when.get_ref()));
         }
+        // Only where there is one: other policies keep the fingerprints that models and journals know.
+        if let Some(AlertBudget { alerts_a_day, block, .. }) = alert_budget {
+            meaning.push_str(&format!("alert budget {alerts_a_day:?} {block:?}\n"));
+        }
         let fingerprint = blake3::hash(meaning.as_bytes()).to_hex().to_string();
-        Ok(Self { rules, thresholds, fingerprint, base_scale: 10_f64.powi(i32::from(base_exponent)) })
+        Ok(Self { rules, thresholds, alert_budget, fingerprint, base_scale: 10_f64.powi(i32::from(base_exponent)) })
     }
 
     /// A policy without rules.
     #[must_use]
     pub fn none() -> Self {
         let fingerprint = blake3::hash(b"caddis policy 1\nnone").to_hex().to_string();
-        Self { rules: Vec::new(), thresholds: None, fingerprint, base_scale: 100.0 }
+        Self { rules: Vec::new(), thresholds: None, alert_budget: None, fingerprint, base_scale: 100.0 }
     }
 
     #[must_use]
@@ -194,10 +170,16 @@ impl Policy {
         &self.rules
     }
 
-    /// The thresholds the file gives; where it gives none, the model's own hold.
+    /// The thresholds the file gives; where it gives none, and no budget, the model's own hold.
     #[must_use]
     pub fn thresholds(&self) -> Option<Thresholds> {
         self.thresholds
+    }
+
+    /// The alert budget the file gives in their place.
+    #[must_use]
+    pub fn alert_budget(&self) -> Option<AlertBudget> {
+        self.alert_budget
     }
 
     /// BLAKE3 of what the policy says, in hexadecimal.

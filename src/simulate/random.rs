@@ -1,8 +1,8 @@
 //! Numbers that depend on the seed and on what they are for, and on nothing else: any part of the
 //! simulation can be worked out again without what came before.
 
-use rand_core::{RngCore, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
 /// A stream of random numbers for one purpose.
 pub(super) struct Random(Xoshiro256PlusPlus);

@@ -3,6 +3,11 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use caddis::app::thresholds;
+use caddis::models::manifest::Manifest;
+use caddis::policy::Policy;
+use caddis::transaction::Schema;
+
 fn caddis(folder: &Path, arguments: &[&str]) -> Output {
     let set = concat!(env!("CARGO_MANIFEST_DIR"), "/models/features.toml");
     let arguments = arguments.iter().map(|argument| if *argument == "SET" { set } else { argument });
@@ -83,6 +88,48 @@ fn simulate_features_train() {
     // With 1 % fraud a guess has an average precision of 0.01.
     assert!(result["metrics"]["average_precision"].as_f64().expect("a number") > 0.1, "{result}");
     assert_eq!(first, train("b").1, "the same data and parameters give the same bytes");
+    a_policy_may_ask_for_alerts_a_day(at);
+}
+
+/// With the model `a` of the registry in `at`.
+fn a_policy_may_ask_for_alerts_a_day(at: &Path) {
+    let check = |thresholds: &str, model: &str| {
+        std::fs::write(at.join("policy.toml"), format!("[thresholds]\n{thresholds}\n")).expect("writes");
+        let configuration = format!("[policy]\nfile = \"policy.toml\"\n[model]\n{model}\n");
+        std::fs::write(at.join("caddis.toml"), configuration).expect("writes");
+        let checked = caddis(at, &["check", "--json"]);
+        let said = text(if checked.status.success() { &checked.stdout } else { &checked.stderr });
+        (checked.status.code(), serde_json::from_str(&said).unwrap_or(serde_json::Value::Null), said)
+    };
+    let ours = "registry = \"models\"\nname = \"a\"";
+    let (code, few, said) = check("alert_budget = 3", ours);
+    assert_eq!((code, few["alert_budget"].as_f64()), (Some(0), Some(3.0)), "{said}");
+    assert!(few["expected"]["alerts_a_day"].as_f64() <= Some(3.0), "{said}");
+    assert_eq!(few["review_from"], few["expected"]["threshold"]);
+    let many = check("alert_budget = 30", ours).1;
+    assert!(many["review_from"].as_f64() < few["review_from"].as_f64(), "{many}");
+    assert!(many["expected"]["recall"].as_f64() >= few["expected"]["recall"].as_f64(), "{many}");
+    assert_ne!(many["policy"], few["policy"]);
+    let checked = text(&caddis(at, &["check"]).stdout);
+    assert!(checked.contains("30 alerts a day; the model's test had "), "{checked}");
+
+    let (code, _, said) = check("alert_budget = 3", "enabled = false");
+    assert_eq!(code, Some(2));
+    assert!(said.contains("policy.toml:2:16: an alert budget needs a model") && said.contains("help: set `[model]`"));
+    let (_, _, said) = check("block = 0\nalert_budget = 3", ours);
+    assert!(said.contains("policy.toml:3:16: 3 alerts a day come to a review from 0."), "{said}");
+    // A model of before budgets.
+    let folder = at.join("models").join("a");
+    let version = std::fs::read_to_string(folder.join("current")).expect("a version");
+    let manifest = std::fs::read(folder.join(version.trim()).join("manifest.json")).expect("a manifest");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
+    assert!(manifest["operating_points"].as_array().expect("points").len() > 10);
+    manifest.as_object_mut().expect("an object").remove("operating_points");
+    let manifest: Manifest = serde_json::from_value(manifest).expect("it is read all the same");
+    let policy = "[thresholds]\nalert_budget = 3\n";
+    let policy = Policy::parse(policy, "policy.toml", &Schema::default(), &[], 2).expect("a policy");
+    let (message, help) = thresholds(&policy, Some(&manifest)).expect_err("no points");
+    assert!(message.ends_with("it was trained before budgets") && help.starts_with("train it again"), "{message}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::support::{Service, caddis, runtime, simulate, text};
+use super::support::{Service, Subscriber, caddis, runtime, simulate, text};
 
 fn payment(id: &str) -> Value {
     json!({"transaction_id": id, "event_time": "2026-01-01T12:00:00Z", "amount": "12.50", "currency": "EUR",
@@ -176,4 +176,67 @@ fn alerts_can_be_listed_filtered_paged_and_watched() {
     assert_eq!(page["alerts"].as_array().expect("alerts").len(), all.iter().filter(strong).count());
     assert_eq!(service.get("/v1/alerts?verdict=maybe").0, 422);
     assert_eq!(service.get("/v1/alerts?colour=red").0, 422);
+}
+
+#[test]
+fn metrics_fit_what_was_sent() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let desk = Subscriber::open();
+    let policy = "[[rules]]\nname = \"dear\"\nwhen = \"amount > 1000\"\nverdict = \"review\"\n";
+    std::fs::write(folder.path().join("policy.toml"), policy).expect("writes");
+    let configuration =
+        format!("[policy]\nfile = \"policy.toml\"\n[model]\nenabled = false\n{}", desk.configuration("desk"));
+    let service = Service::start(folder.path(), &configuration);
+    let mut dear = payment("p3");
+    dear["amount"] = "5000".into();
+    assert_eq!(service.post("/v1/decisions", payment("p1").to_string()).0, 200);
+    assert_eq!(service.post("/v1/transactions", json!([payment("p1"), payment("p2"), dear]).to_string()).0, 200);
+    assert_eq!(service.post("/v1/transactions", "[]").0, 422);
+    assert_eq!(service.ask("POST", "/v1/transactions", "image/png", "x").0, 415);
+    assert_eq!(desk.next()["data"]["transaction_id"], "p3");
+    // The subscriber knows of its answer before the one who waits for it does.
+    while !service.text("/metrics").contains("\ncaddis_webhook_seconds_count{subscriber=\"desk\"} 1\n") {
+        std::thread::yield_now();
+    }
+
+    let shown = service.text("/metrics");
+    for line in [
+        "caddis_decisions_total{verdict=\"allow\"} 2",
+        "caddis_decisions_total{verdict=\"review\"} 1",
+        "caddis_duplicates_total 1",
+        // Those that were refused took their time too.
+        "caddis_decision_seconds_count{path=\"/v1/decisions\"} 1",
+        "caddis_decision_seconds_count{path=\"/v1/transactions\"} 3",
+        "caddis_decision_seconds_bucket{le=\"+Inf\",path=\"/v1/transactions\"} 3",
+        "caddis_batch_seconds_count 2",
+        "caddis_batch_size_sum 4.0",
+        "caddis_batch_size_bucket{le=\"1.0\"} 1",
+        "caddis_batch_size_bucket{le=\"4.0\"} 2",
+        "caddis_journal_entries 2",
+        "caddis_inbox_messages 0",
+        "caddis_approximate_entities 0",
+        concat!("caddis_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        "caddis_webhook_seconds_bucket{le=\"+Inf\",subscriber=\"desk\"} 1",
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
+    }
+    // Bounds rise and so do counts, and the last has all; a decision took some time, but no minute.
+    for path in ["/v1/decisions", "/v1/transactions"] {
+        let buckets: Vec<f64> = shown
+            .lines()
+            .filter(|line| line.starts_with("caddis_decision_seconds_bucket{") && line.contains(path))
+            .map(|line| line.rsplit(' ').next().expect("a value").parse().expect("a number"))
+            .collect();
+        assert!(buckets.len() > 15 && buckets.is_sorted(), "{buckets:?}");
+    }
+    assert!(service.metric("caddis_entities ") >= 1.0);
+    let flushes = service.metric("caddis_flush_seconds_count ");
+    assert!((1.0..=2.0).contains(&flushes), "{flushes}");
+    assert!((1e-6..60.0).contains(&service.metric("caddis_flush_seconds_sum ")));
+    assert!((1e-6..60.0).contains(&service.metric("caddis_batch_seconds_sum ")));
+
+    // What was in the journal is counted again after a restart.
+    assert_eq!(service.stop().0, Some(0));
+    let service = Service::start(folder.path(), &configuration);
+    assert_eq!(service.metric("caddis_journal_entries "), 2.0);
 }

@@ -3,8 +3,8 @@
 
 use super::{Dataset, TrainError};
 use crate::models::compiled::{Compiled, Form};
-use crate::models::manifest::{Histogram, Manifest, Thresholds};
-use crate::models::metrics::{self, Metrics};
+use crate::models::manifest::{Histogram, Manifest, OperatingPoint, Thresholds};
+use crate::models::metrics::{self, CurvePoint, Metrics};
 use crate::models::reasons::Reasons;
 use crate::models::scorer::{Scorer, Scratch};
 use std::collections::BTreeMap;
@@ -29,6 +29,8 @@ pub struct About {
 const EXPLAINED: usize = 500;
 const FEATURE_BINS: usize = 10;
 const SCORE_BINS: usize = 20;
+/// Numbers people ask for.
+const ROUND: &[f64] = &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0];
 
 /// The manifest, and the scores of `test` for the card's plots.
 ///
@@ -50,7 +52,8 @@ pub fn evaluate(
     let mut scores = vec![0.0; test.len()];
     scorer.score(&test.rows, &mut scores, &mut Scratch::default());
     let review = metrics::threshold_for_budget(&scores, &test.event_times, about.alert_budget);
-    let block = metrics::curve(&scores, &test.labels)
+    let curve = metrics::curve(&scores, &test.labels);
+    let block = curve
         .iter()
         .take_while(|point| point.threshold >= review)
         .filter(|point| point.precision >= about.block_precision)
@@ -82,6 +85,7 @@ pub fn evaluate(
         seed: about.seed,
         thresholds: Thresholds { review, block },
         alert_budget: Some(about.alert_budget),
+        operating_points: operating_points(&curve, metrics::days(&test.event_times), about.alert_budget),
         metrics: Metrics::of(&scores, &test.labels, review),
         further,
         importance: Reasons::new(model.clone())?.importance(test.features().step_by(every)),
@@ -92,11 +96,41 @@ pub fn evaluate(
     Ok((manifest, scores))
 }
 
+/// What budgets come to, the fewest alerts first: the round numbers from 1 a day up to all, about a dozen for
+/// each power of ten, and the budget of the model's own threshold, so that asking for it gives that threshold.
+/// The first point is the highest score, so that above it there is nothing.
+fn operating_points(curve: &[CurvePoint], days: f64, own: f64) -> Vec<OperatingPoint> {
+    let all = curve.last().map_or(0.0, |point| point.alerts as f64 / days);
+    let mut budgets = vec![own, all];
+    let mut decade = 1.0;
+    while decade < all {
+        budgets.extend(ROUND.iter().map(|round| round * decade).filter(|budget| *budget < all));
+        decade *= 10.0;
+    }
+    budgets.sort_by(f64::total_cmp);
+    let chosen = budgets.into_iter().filter_map(|budget| metrics::within(curve, budget * days));
+    let mut points: Vec<OperatingPoint> = curve
+        .first()
+        .into_iter()
+        .chain(chosen)
+        .map(|point| OperatingPoint {
+            alerts_a_day: point.alerts as f64 / days,
+            threshold: point.threshold,
+            precision: point.precision,
+            recall: point.recall,
+        })
+        .collect();
+    // Equal thresholds stand side by side: both the budgets and the curve are in order.
+    points.dedup_by(|a, b| a.threshold.total_cmp(&b.threshold).is_eq());
+    points
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::dataset::tests::example;
     use super::super::{ForestParameters, Split, train_forest};
-    use super::{About, evaluate};
+    use super::{About, evaluate, operating_points};
+    use crate::models::metrics;
     use crate::models::registry::{Registry, Wanted};
 
     #[test]
@@ -118,12 +152,19 @@ mod tests {
         let (manifest, scores) = evaluate(&model, &parts.train, &parts.test, about).unwrap();
         assert!(manifest.metrics.average_precision > 0.3 && manifest.metrics.roc_auc > 0.65, "{:?}", manifest.metrics);
         let alerts = scores.iter().filter(|score| **score >= manifest.thresholds.review).count();
-        // 2,000 minutes touch two or three days.
-        assert!((1..=300).contains(&alerts));
+        // 2,000 minutes are not two days.
+        assert!((1..=138).contains(&alerts));
         assert!(manifest.thresholds.block >= manifest.thresholds.review);
         // The features that fraud hangs on lead.
         assert!(
             manifest.importance[0].min(manifest.importance[1]) > manifest.importance[2].max(manifest.importance[3])
+        );
+
+        let own = manifest.operating_point(100.0).unwrap();
+        assert_eq!(own.threshold, manifest.thresholds.review);
+        assert!(
+            (own.precision, own.recall)
+                == (manifest.metrics.at_threshold.precision(), manifest.metrics.at_threshold.recall())
         );
 
         let folder = tempfile::tempdir().unwrap();
@@ -132,5 +173,44 @@ mod tests {
         registry.promote("baseline", &version).unwrap();
         let loaded = registry.load("baseline", Wanted::Current, "set").unwrap();
         assert_eq!(loaded.manifest.thresholds, manifest.thresholds);
+    }
+
+    /// Every point and every budget against counting the alerts one by one.
+    #[test]
+    fn operating_points_are_the_best_within_their_budgets() {
+        let data = example(3_000, 7);
+        // Scores in steps, as a forest gives: many are equal.
+        let scores: Vec<f64> = data.features().map(|row| (row[0] * 400.0).floor() / 400.0).collect();
+        let days = 2.5;
+        let curve = metrics::curve(&scores, &data.labels);
+        let (_, mut manifest, _, _) = crate::models::card::tests::evaluated();
+        manifest.operating_points = operating_points(&curve, days, 33.0);
+        let points = &manifest.operating_points;
+        assert!((25..=60).contains(&points.len()), "{}", points.len());
+        assert!(points.is_sorted_by(|a, b| a.alerts_a_day < b.alerts_a_day && a.threshold > b.threshold));
+        let alerts = |threshold: f64| scores.iter().filter(|score| **score >= threshold).count() as f64 / days;
+        for point in points {
+            let frauds =
+                scores.iter().zip(&data.labels).filter(|(score, fraud)| **score >= point.threshold && **fraud).count();
+            let all = data.labels.iter().filter(|fraud| **fraud).count();
+            assert_eq!(point.alerts_a_day, alerts(point.threshold));
+            assert_eq!(point.precision, frauds as f64 / (point.alerts_a_day * days).round());
+            assert_eq!(point.recall, frauds as f64 / all as f64);
+        }
+        assert_eq!(points.last().unwrap().alerts_a_day, 1_200.0, "the last lets everything through");
+        assert_eq!(alerts(points[0].threshold.next_up()), 0.0, "above the first is nothing");
+        // A budget that is a point's own is met as well as any score could; another is not overrun.
+        for budget in [1.0, 2.5, 10.0, 33.0, 50.0, 120.0, 1_000.0] {
+            let best = scores.iter().copied().filter(|score| alerts(*score) <= budget).fold(f64::INFINITY, f64::min);
+            let found = manifest.operating_point(budget).unwrap();
+            if best.is_finite() {
+                assert_eq!(found.threshold, best, "{budget}");
+            } else {
+                assert_eq!(alerts(found.threshold), 0.0, "{budget}");
+            }
+        }
+        for budget in [0.1, 0.9, 3.3, 17.0, 71.0, 333.0, 5_000.0] {
+            assert!(alerts(manifest.operating_point(budget).unwrap().threshold) <= budget, "{budget}");
+        }
     }
 }
