@@ -7,7 +7,8 @@ use caddis::engine::{AdmissionSettings, Brain, Engine, EngineSettings};
 use caddis::features::FeatureSet;
 use caddis::models::Model;
 use caddis::models::compiled::Compiled;
-use caddis::models::manifest::Manifest;
+use caddis::models::manifest::{Histogram, Manifest, Thresholds as ModelThresholds};
+use caddis::models::metrics::Metrics;
 use caddis::models::synthetic;
 use caddis::pipeline::ports::{Log, Records};
 use caddis::pipeline::processor::{Intake, Processor};
@@ -52,7 +53,27 @@ pub fn decoder() -> JsonDecoder {
 pub fn forest(set: &FeatureSet) -> Model {
     let width = u32::try_from(set.len()).expect("few features");
     let compiled: Compiled = synthetic::forest(1, 100, 6, width);
-    let manifest = Manifest::for_benches(set.fingerprint(), set.names());
+    let manifest = Manifest {
+        kind: "forest".into(),
+        feature_set: set.fingerprint().into(),
+        feature_names: set.names().to_vec(),
+        training_data: String::new(),
+        training_rows: 0,
+        training_frauds: 0,
+        code_version: String::new(),
+        command: String::new(),
+        parameters: std::collections::BTreeMap::new(),
+        seed: 1,
+        thresholds: ModelThresholds { review: 0.95, block: 0.99 },
+        alert_budget: None,
+        operating_points: Vec::new(),
+        metrics: Metrics::of(&[], &[], 0.5),
+        further: std::collections::BTreeMap::new(),
+        importance: Vec::new(),
+        feature_histograms: Vec::new(),
+        score_histogram: Histogram::default(),
+        parent: None,
+    };
     Model::new("bench", "0000000000000000", compiled, manifest).expect("a sound model")
 }
 
