@@ -76,7 +76,8 @@ fn ownership(criterion: &mut Criterion) {
                 for (place, key) in places.iter_mut().zip(keys) {
                     *place = owned.place(*key).expect("known");
                 }
-                let touched = places.iter().take(keys.len()).fold(0, |all, (map, at)| all ^ owned.0[*map].1[*at as usize].1[0]);
+                let touched =
+                    places.iter().take(keys.len()).fold(0, |all, (map, at)| all ^ owned.0[*map].1[*at as usize].1[0]);
                 black_box(touched);
                 for (map, at) in places.iter().take(keys.len()) {
                     owned.0[*map].1[*at as usize].1[3] += 1;

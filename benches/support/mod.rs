@@ -81,7 +81,8 @@ pub fn forest(set: &FeatureSet) -> Model {
 pub fn processor(set: &Arc<FeatureSet>, decides: bool, threads: usize, log: Box<dyn Log>) -> Processor {
     let schema = Arc::new(Schema::default());
     let policy = include_str!("../../models/policy.toml");
-    let policy = if decides { Policy::parse(policy, "policy.toml", &schema, set.names(), 2) } else { Ok(Policy::none()) };
+    let policy =
+        if decides { Policy::parse(policy, "policy.toml", &schema, set.names(), 2) } else { Ok(Policy::none()) };
     let brain = Brain {
         features: Arc::clone(set),
         model: decides.then(|| Arc::new(forest(set))),

@@ -41,7 +41,7 @@ fn a_dead_subscriber_holds_nobody_up() {
 }
 
 /// The alerts of all that was acknowledged: the projector is done when nothing is added any more.
-fn listed_when_settled(service: &Service) -> BTreeSet<String> {
+pub fn listed_when_settled(service: &Service) -> BTreeSet<String> {
     let alerting = |text: &str| -> f64 {
         let of = |verdict: &str| {
             let name = format!("caddis_decisions_total{{verdict=\"{verdict}\"}} ");
