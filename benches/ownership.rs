@@ -1,6 +1,8 @@
 //! Who may own entity state: a read-modify-write on a million skewed keys, one thread, through one large map,
 //! many sub-maps over an arena, and a `DashMap`. `cargo bench --bench ownership`
 
+#![expect(clippy::indexing_slicing, clippy::type_complexity, reason = "a bench: a wrong index is a failure")]
+
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

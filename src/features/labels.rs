@@ -82,7 +82,6 @@ impl LabelIndex {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "twelve bits")]
 fn list(id: u64) -> usize {
     (id >> 52) as usize
 }
