@@ -2,10 +2,10 @@
 //! allocation once its scratch has grown, no dependence on where a block begins: a row's score is
 //! the same alone as among others.
 //!
-//! Trees up to [`COMPLETE`] splits deep are laid out as complete binary trees of thresholds, slots
+//! Trees up to `COMPLETE` splits deep are laid out as complete binary trees of thresholds, slots
 //! and leaves; a group of rows descends one tree together, so that the loads of one row hide the
 //! latency of another's, with no branch taken on data. Values are compared as integers in the order of
-//! `f64` ([`key`]), which decides exactly as the trainer's comparison does, and took a sixth less time than
+//! `f64` (`key`), which decides exactly as the trainer's comparison does, and took a sixth less time than
 //! comparing floats. Binning each value to a small integer was not tried: it adds a search of a
 //! few hundred thresholds a feature. Deeper trees are walked node by node.
 #![expect(
