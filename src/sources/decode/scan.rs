@@ -231,7 +231,7 @@ impl<'a> Scanner<'a> {
 /// How many bytes from the start are plain text of a string: no quote, no backslash, no control character.
 /// Eight at a time; see "Determine if a word has a byte less than n" in Anderson's Bit Twiddling Hacks.
 #[inline]
-fn plain_bytes(bytes: &[u8]) -> usize {
+pub(super) fn plain_bytes(bytes: &[u8]) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;
     let mut at = 0;
