@@ -30,6 +30,8 @@ pub enum BodyKind {
     Json,
     /// One object a line.
     Ndjson,
+    /// CSV with a header, columns separated by commas.
+    Csv,
 }
 
 /// Why a request cannot be served, as its sender is told.

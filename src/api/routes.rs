@@ -116,8 +116,9 @@ fn body_of(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<(
     let kind = match kind.as_str() {
         "application/json" | "text/json" | "application/x-www-form-urlencoded" | "text/plain" => BodyKind::Json,
         "application/x-ndjson" | "application/jsonl" | "application/x-jsonlines" => BodyKind::Ndjson,
+        "text/csv" => BodyKind::Csv,
         other => {
-            let message = format!("`{other}`: send application/json or application/x-ndjson");
+            let message = format!("`{other}`: send application/json, application/x-ndjson or text/csv");
             return Err(error(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
     };
@@ -126,7 +127,7 @@ fn body_of(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<(
 
 /// Takes transactions: one object, an array of them, or NDJSON. Answers once they are durable.
 #[utoipa::path(post, path = "/v1/transactions", tag = "transactions",
-    request_body(content = String, description = "JSON object, array of objects, or application/x-ndjson"),
+    request_body(content = String, description = "JSON object, array of objects, application/x-ndjson, or text/csv with a header"),
     responses(
         (status = 200, description = "at least one record was taken", body = Accepted),
         (status = 422, description = "no record was taken", body = Accepted),
@@ -154,7 +155,7 @@ fn status_of(results: &[RecordResult]) -> StatusCode {
 /// Takes transactions like `/v1/transactions` and answers with their decisions: a single object with a
 /// decision, anything else with one result a record.
 #[utoipa::path(post, path = "/v1/decisions", tag = "decisions",
-    request_body(content = String, description = "JSON object, array of objects, or application/x-ndjson"),
+    request_body(content = String, description = "JSON object, array of objects, application/x-ndjson, or text/csv with a header"),
     responses(
         (status = 200, description = "the decision of a single object, or one result a record", body = DecisionAnswer),
         (status = 422, description = "no record was taken", body = Decisions),

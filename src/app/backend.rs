@@ -20,9 +20,11 @@ use crate::api::{Backend, BodyKind, Failure, RequestTimes};
 use crate::clock;
 use crate::engine::{Engine, Fate};
 use crate::features::KeyedHasher;
+use crate::pipeline::ports::Records;
 use crate::pipeline::processor::Intake;
 use crate::pipeline::service::{Inbox, Message, RecordReply, Shared};
-use crate::sources::decode::body::{Body, split};
+use crate::sources::decode::body::{Body, split, split_csv};
+use crate::sources::decode::{CsvReader, Mapping};
 use crate::telemetry::{EngineSnapshot, Snapshot, SubscriberSnapshot};
 
 /// Bytes of bodies that wait to be decided, at most; beyond it senders are told to come again.
@@ -34,6 +36,7 @@ pub struct Service {
     pub outbox: Arc<Outbox>,
     pub deliverer: Arc<Deliverer>,
     pub explainer: Arc<Explainer>,
+    pub mapping: Arc<Mapping>,
     pub hasher: KeyedHasher,
     pub live: broadcast::Sender<StreamedAlert>,
     pub stopping: watch::Receiver<bool>,
@@ -107,10 +110,14 @@ fn failure(error: OutboxError) -> Failure {
     }
 }
 
-fn body_kind(kind: BodyKind) -> Body {
+/// Records of CSV become JSON objects here: the journal keeps each by itself, and a row means nothing without
+/// its header.
+fn cut(body: Vec<u8>, kind: BodyKind, mapping: &Arc<Mapping>) -> Result<Records, Failure> {
     match kind {
-        BodyKind::Json => Body::Json,
-        BodyKind::Ndjson => Body::Lines,
+        BodyKind::Json => Ok(split(body, Body::Json)),
+        BodyKind::Ndjson => Ok(split(body, Body::Lines)),
+        BodyKind::Csv => split_csv(&body, CsvReader::new(Arc::clone(mapping), b','))
+            .map_err(|wrong| Failure::Wrong(wrong.to_string())),
     }
 }
 
@@ -184,7 +191,7 @@ impl Backend for Service {
     ) -> BoxFuture<'static, Result<Vec<RecordResult>, Failure>> {
         let submit = || {
             let room = self.room(body.len())?;
-            let mut records = split(body, body_kind(kind));
+            let mut records = cut(body, kind, &self.mapping)?;
             if records.is_empty() {
                 return Err(Failure::Wrong("the body holds no record".into()));
             }
@@ -210,7 +217,10 @@ impl Backend for Service {
     fn label(&self, body: Vec<u8>, kind: BodyKind) -> BoxFuture<'static, Result<Vec<LabelResult>, Failure>> {
         let submit = || {
             let room = self.room(body.len())?;
-            let mut records = split(body, body_kind(kind));
+            if kind == BodyKind::Csv {
+                return Err(Failure::Wrong("labels are sent as JSON or NDJSON".into()));
+            }
+            let mut records = cut(body, kind, &self.mapping)?;
             if records.is_empty() {
                 return Err(Failure::Wrong("the body holds no label".into()));
             }

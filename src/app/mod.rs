@@ -120,7 +120,7 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
     let decoder = JsonDecoder::new(Arc::clone(&setup.mapping));
     let mut processor =
         Processor::new(engine, &decoder, Arc::clone(&setup.schema), Box::new(NoLog::default()), decided_by);
-    let reread = RereadFiles::new(&config.sources, &partitions);
+    let reread = RereadFiles::new(&config.sources, &partitions, &setup.mapping);
     let (recent, recovered) =
         recover(&mut processor, &journal, &projector, reread, config.engine.recent_decisions, &mut progress)?;
     let (bytes_of, entries) = (folder.join("journal"), journal.next_sequence());
@@ -130,7 +130,7 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
     let shared = Arc::new(Shared { recent, quarantine: Mutex::new(quarantine), status: Status::default() });
     shared.status.journalled(entries);
 
-    let opened = sources::open(&config.sources, &partitions, &recovered)?;
+    let opened = sources::open(&config.sources, &partitions, &recovered, &setup.mapping)?;
     let bound = api::bind(config.http.listen).with_context(|| format!("listening on {}", config.http.listen))?;
     let address = bound.address;
     let durability = match config.durability.mode {
@@ -175,6 +175,7 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
         outbox: Arc::clone(&outbox),
         deliverer: Arc::clone(&deliverer),
         explainer: Arc::clone(&explainer),
+        mapping: Arc::clone(&setup.mapping),
         hasher,
         live: live.clone(),
         stopping: stopped.clone(),

@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::config::{SourceConfig, SourceKind};
+use crate::config::{RecordFormat, SourceConfig, SourceKind};
 use crate::pipeline::ports::{Polled, Records, Source};
 use crate::pipeline::processor::Intake;
 use crate::pipeline::recovery::{Recovered, Reread};
 use crate::pipeline::service::{Inbox, Message};
+use crate::sources::decode::{CsvReader, Mapping};
 use crate::sources::file::LineSource;
 use crate::transaction::Position;
 
@@ -28,28 +29,53 @@ pub fn open(
     sources: &[SourceConfig],
     partitions: &BTreeMap<String, u32>,
     recovered: &Recovered,
+    mapping: &Arc<Mapping>,
 ) -> anyhow::Result<Vec<(String, Opened)>> {
     let mut opened = Vec::new();
     for source in sources {
         let partition = partitions.get(&source.name).copied().unwrap_or_default();
         let (next, cursor) = recovered.resume(partition);
+        let csv = csv_reader(source.format, mapping);
         let ready = match &source.from {
             SourceKind::File { path, follow } => {
-                let mut lines =
-                    LineSource::open(path, partition).with_context(|| format!("source `{}`", source.name))?;
+                let mut lines = open_file(path, partition, csv).with_context(|| format!("source `{}`", source.name))?;
                 if *follow {
                     lines = lines.following();
                 }
                 if next.offset > 0 {
                     lines.seek(next, cursor).with_context(|| format!("source `{}`", source.name))?;
+                } else {
+                    // A header that will not do is told before anything starts.
+                    lines.read_header().with_context(|| format!("source `{}`", source.name))?;
                 }
                 Opened::File(lines)
             }
-            SourceKind::StandardInput => Opened::StandardInput(LineSource::stdin(partition)),
+            SourceKind::StandardInput => {
+                let lines = LineSource::stdin(partition);
+                Opened::StandardInput(match csv {
+                    Some(csv) => lines.reading_csv(csv),
+                    None => lines,
+                })
+            }
         };
         opened.push((source.name.clone(), ready));
     }
     Ok(opened)
+}
+
+fn csv_reader(format: RecordFormat, mapping: &Arc<Mapping>) -> Option<CsvReader> {
+    match format {
+        RecordFormat::Ndjson => None,
+        RecordFormat::Csv { separator } => Some(CsvReader::new(Arc::clone(mapping), separator)),
+    }
+}
+
+fn open_file(path: &Path, partition: u32, csv: Option<CsvReader>) -> std::io::Result<LineSource<File>> {
+    let lines = LineSource::open(path, partition)?;
+    Ok(match csv {
+        Some(csv) => lines.reading_csv(csv),
+        None => lines,
+    })
 }
 
 /// Reads a source to its end, or until told to stop, and counts `running` down.
@@ -101,7 +127,8 @@ fn feed_stdin(mut source: LineSource<std::io::Stdin>, inbox: &Inbox, stop: &Atom
 
 /// Reads records of files again that the journal does not keep.
 pub struct RereadFiles {
-    files: BTreeMap<u32, (PathBuf, Option<Reading>)>,
+    files: BTreeMap<u32, (PathBuf, RecordFormat, Option<Reading>)>,
+    mapping: Arc<Mapping>,
 }
 
 struct Reading {
@@ -112,24 +139,27 @@ struct Reading {
 }
 
 impl RereadFiles {
-    pub fn new(sources: &[SourceConfig], partitions: &BTreeMap<String, u32>) -> Self {
+    pub fn new(sources: &[SourceConfig], partitions: &BTreeMap<String, u32>, mapping: &Arc<Mapping>) -> Self {
         let files = sources.iter().filter_map(|source| match &source.from {
-            SourceKind::File { path, .. } => Some((*partitions.get(&source.name)?, (path.clone(), None))),
+            SourceKind::File { path, .. } => {
+                Some((*partitions.get(&source.name)?, (path.clone(), source.format, None)))
+            }
             SourceKind::StandardInput => None,
         });
-        Self { files: files.collect() }
+        Self { files: files.collect(), mapping: Arc::clone(mapping) }
     }
 }
 
 impl Reread for RereadFiles {
     fn reread(&mut self, partition: u32, offset: u64, count: u64) -> Result<Records, String> {
-        let (path, reading) = self
+        let (path, format, reading) = self
             .files
             .get_mut(&partition)
             .ok_or("its source is not configured any more: put it back, or move the data folder aside")?;
         let shown = path.display().to_string();
         if reading.is_none() {
-            let source = LineSource::open(path, partition).map_err(|error| format!("{shown}: {error}"))?;
+            let csv = csv_reader(*format, &self.mapping);
+            let source = open_file(path, partition, csv).map_err(|error| format!("{shown}: {error}"))?;
             *reading = Some(Reading { source, block: Records::default(), given: 0 });
         }
         let Some(reading) = reading else { return Err(shown) };

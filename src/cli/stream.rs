@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::{Progress, read_text};
+use crate::config::{RecordFormat, separator};
 use crate::engine::{AdmissionSettings, Brain, Engine, EngineSettings};
 use crate::features::FeatureSet;
 use crate::mistake::{Mistake, Mistakes};
@@ -16,7 +17,7 @@ use crate::pipeline::label::Label;
 use crate::pipeline::ports::{NoLog, Records};
 use crate::pipeline::processor::{Intake, Outcome, Processor, Step};
 use crate::policy::{Policy, Thresholds};
-use crate::sources::decode::{JsonDecoder, Mapping, Rates};
+use crate::sources::decode::{CsvReader, JsonDecoder, Mapping, Rates};
 use crate::sources::file::LineSource;
 use crate::transaction::{Currency, EventTime, Refusal, Schema};
 
@@ -29,9 +30,15 @@ pub(super) struct StreamArguments {
     /// Where a transaction's fields are in the records; without it Caddis's own names.
     #[arg(long, value_name = "FILE")]
     mapping: Option<PathBuf>,
-    /// The recorded stream, NDJSON; `-` is standard input.
+    /// The recorded stream, NDJSON, or CSV with a header; `-` is standard input.
     #[arg(long = "in", value_name = "FILE")]
     input: PathBuf,
+    /// How it is written; by default what its name says (.csv and .tsv are CSV).
+    #[arg(long, value_parser = ["ndjson", "csv"])]
+    format: Option<String>,
+    /// What stands between the columns of CSV: `,`, `;`, `|` or `tab`.
+    #[arg(long, value_parser = |text: &str| separator(text))]
+    separator: Option<u8>,
     /// Labels, NDJSON in the order of their `label_time`; each takes effect when the stream has come so far.
     #[arg(long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
@@ -69,7 +76,8 @@ impl StreamArguments {
         mut each: impl FnMut(&Step<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<Totals> {
         let schema = Arc::new(Schema::default());
-        let decoder = JsonDecoder::new(Arc::new(self.mapping(&schema)?));
+        let mapping = Arc::new(self.mapping(&schema)?);
+        let decoder = JsonDecoder::new(Arc::clone(&mapping));
         let brain = Brain {
             features: Arc::clone(set),
             model: None,
@@ -87,6 +95,9 @@ impl StreamArguments {
         let mut labels = Labels::open(self.labels.as_deref())?;
         let (reader, length) = open(&self.input)?;
         let mut source = LineSource::new(self.input.display().to_string(), reader, 0, false);
+        if let RecordFormat::Csv { separator } = self.record_format() {
+            source = source.reading_csv(CsvReader::new(mapping, separator));
+        }
         if self.labels.is_some() {
             // Labels take effect between blocks: small ones, so that they do soon after they are known.
             source = source.in_blocks_of(256);
@@ -117,6 +128,15 @@ impl StreamArguments {
         totals.per_second = totals.transactions as f64 / totals.seconds.max(1e-9);
         totals.peak_memory_bytes = peak_memory();
         Ok(totals)
+    }
+
+    fn record_format(&self) -> RecordFormat {
+        let by_name = RecordFormat::of(&self.input);
+        match (self.format.as_deref(), self.separator) {
+            (Some("ndjson"), _) => RecordFormat::Ndjson,
+            (None, None) => by_name,
+            (_, separator) => by_name.as_csv(separator),
+        }
     }
 
     fn mapping(&self, schema: &Arc<Schema>) -> anyhow::Result<Mapping> {

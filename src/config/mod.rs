@@ -1,6 +1,7 @@
 //! The configuration: one TOML file, with environment variables in the place of any key. Every mistake is
 //! told at once, with line and column. docs/configuration.md lists the keys.
 
+mod format;
 mod reader;
 mod value;
 
@@ -8,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use format::{RecordFormat, separator};
 use reader::{Place, Reader, Section};
 use toml::de::DeTable;
 pub use value::Secret;
@@ -104,6 +106,7 @@ pub struct KeyConfig {
 pub struct SourceConfig {
     pub name: String,
     pub from: SourceKind,
+    pub format: RecordFormat,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -374,6 +377,7 @@ fn sources(reader: &mut Reader<'_>, top: &mut Section<'_>) -> Vec<SourceConfig> 
                 None
             }
         };
+        let format = source_format(reader, &mut item, &from);
         let name = reader.text(&mut item, "name").map(|found| found.value);
         reader.end(&item);
         let Some(from) = from else { continue };
@@ -384,9 +388,28 @@ fn sources(reader: &mut Reader<'_>, top: &mut Section<'_>) -> Vec<SourceConfig> 
         if sources.iter().any(|known| known.name == name || known.from == from) {
             reader.wrong(&place, format!("source `{name}` is there twice"));
         }
-        sources.push(SourceConfig { name, from });
+        sources.push(SourceConfig { name, from, format });
     }
     sources
+}
+
+/// `format` and `separator` of a source; a file's name says what they do not.
+fn source_format(reader: &mut Reader<'_>, item: &mut Section<'_>, from: &Option<SourceKind>) -> RecordFormat {
+    let by_name = match from {
+        Some(SourceKind::File { path, .. }) => RecordFormat::of(path),
+        _ => RecordFormat::Ndjson,
+    };
+    let formats = [("ndjson", false), ("csv", true)];
+    let csv = reader.choice(item, "format", &formats).unwrap_or(by_name != RecordFormat::Ndjson);
+    let found = reader.parsed(item, "separator", separator);
+    match (csv, found) {
+        (true, found) => by_name.as_csv(found.map(|found| found.value)),
+        (false, None) => RecordFormat::Ndjson,
+        (false, Some(separator)) => {
+            reader.wrong(&separator.place, "`separator` is for `format = \"csv\"`");
+            RecordFormat::Ndjson
+        }
+    }
 }
 
 fn subscribers(
@@ -431,7 +454,7 @@ fn subscribers(
 
 #[cfg(test)]
 mod tests {
-    use super::{Config, DurabilityMode, SourceKind};
+    use super::{Config, DurabilityMode, RecordFormat, SourceKind};
 
     #[test]
     fn an_empty_file_is_all_defaults() {
@@ -496,5 +519,28 @@ secret = "env:MISSING"
         assert_eq!((config.http.listen.port(), config.engine.threads), (9, 3));
         assert_eq!(config.rates.len(), 1);
         assert_eq!(config.sources[0].from, SourceKind::File { path: "p.ndjson".into(), follow: false });
+    }
+
+    #[test]
+    fn a_source_has_the_format_of_its_name_if_it_has_no_other() {
+        let format = |source: &str| {
+            let config = Config::parse(&format!("[[sources]]\n{source}"), "c.toml", &[]);
+            config.map(|config| config.sources[0].format).map_err(|mistakes| mistakes.to_string())
+        };
+        for (source, expected) in [
+            ("file = 'p.ndjson'", RecordFormat::Ndjson),
+            ("file = 'p.CSV'", RecordFormat::Csv { separator: b',' }),
+            ("file = 'p.tsv'", RecordFormat::Csv { separator: b'\t' }),
+            ("file = 'p.csv'\nseparator = ';'", RecordFormat::Csv { separator: b';' }),
+            ("file = 'p.csv'\nformat = 'ndjson'", RecordFormat::Ndjson),
+            ("stdin = true", RecordFormat::Ndjson),
+            ("stdin = true\nformat = 'csv'\nseparator = 'tab'", RecordFormat::Csv { separator: b'\t' }),
+        ] {
+            assert_eq!(format(source), Ok(expected), "{source}");
+        }
+        let wrong = format("file = 'p.csv'\nseparator = '::'").expect_err("a mistake");
+        assert!(wrong.contains("c.toml:3:13: `sources.0.separator`: `::` is not \",\", \";\""), "{wrong}");
+        let wrong = format("stdin = true\nseparator = ';'").expect_err("a mistake");
+        assert!(wrong.contains("`separator` is for `format = \"csv\"`"), "{wrong}");
     }
 }

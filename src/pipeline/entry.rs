@@ -295,6 +295,7 @@ mod tests {
                     cursor: section.cursor,
                     bytes: Vec::new(),
                     records: vec![Ok((0, 0)); section.decisions.len()],
+                    ..Records::default()
                 };
                 writer.section(section.kind, &whole, &section.decisions, records);
             }

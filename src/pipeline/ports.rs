@@ -36,6 +36,8 @@ pub struct Records {
     pub bytes: Vec<u8>,
     /// Start and end of each record in `bytes`, or why it could not even be cut out of its stream.
     pub records: Vec<Result<(u32, u32), Refusal>>,
+    /// What there is of refused records, for the quarantine: index, start and end, in the order of the index.
+    pub refused: Vec<(usize, u32, u32)>,
     /// Where the source reads on after these records, in the source's own terms.
     pub cursor: u64,
 }
@@ -44,6 +46,7 @@ impl Records {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.records.clear();
+        self.refused.clear();
     }
 
     #[must_use]
@@ -56,19 +59,37 @@ impl Records {
         self.records.is_empty()
     }
 
-    /// The bytes of record `index`; empty where it was refused or does not exist.
+    /// The bytes of record `index`, or of a refused one what was kept; empty where there is nothing.
     #[must_use]
     pub fn record(&self, index: usize) -> &[u8] {
-        let span = self.records.get(index).and_then(|record| record.as_ref().ok());
-        span.and_then(|(start, end)| self.bytes.get(*start as usize..*end as usize)).unwrap_or_default()
+        let span = match self.records.get(index) {
+            Some(Ok(span)) => Some(*span),
+            Some(Err(_)) => {
+                let at = self.refused.binary_search_by_key(&index, |(index, ..)| *index).ok();
+                at.and_then(|at| self.refused.get(at)).map(|(_, start, end)| (*start, *end))
+            }
+            None => None,
+        };
+        span.and_then(|(start, end)| self.bytes.get(start as usize..end as usize)).unwrap_or_default()
     }
 
     /// Adds a record at the end.
     pub fn push(&mut self, record: &[u8]) {
+        let span = self.add(record);
+        self.records.push(Ok(span));
+    }
+
+    /// Adds a refused record at the end; `record` is what the quarantine keeps of it.
+    pub fn push_refused(&mut self, refusal: Refusal, record: &[u8]) {
+        let (start, end) = self.add(record);
+        self.refused.push((self.records.len(), start, end));
+        self.records.push(Err(refusal));
+    }
+
+    fn add(&mut self, record: &[u8]) -> (u32, u32) {
         let start = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
         self.bytes.extend_from_slice(record);
-        let end = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
-        self.records.push(Ok((start, end)));
+        (start, u32::try_from(self.bytes.len()).unwrap_or(u32::MAX))
     }
 }
 

@@ -110,12 +110,14 @@ impl Inbox {
     ///
     /// # Errors
     /// The engine thread is gone.
+    #[expect(clippy::result_large_err, reason = "the message comes back to whoever sends it")]
     pub fn send(&self, message: Message) -> Result<(), SendError<Message>> {
         self.sender.send(message).inspect(|()| self.shared.status.sent())
     }
 
     /// # Errors
     /// It is full, or the engine thread is gone.
+    #[expect(clippy::result_large_err, reason = "the message comes back to whoever sends it")]
     pub fn try_send(&self, message: Message) -> Result<(), TrySendError<Message>> {
         self.sender.try_send(message).inspect(|()| self.shared.status.sent())
     }

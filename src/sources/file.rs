@@ -1,9 +1,10 @@
-//! Records from a file or standard input, one a line.
+//! Records from a file or standard input: one a line, or CSV.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use super::decode::CsvReader;
 use crate::pipeline::ports::{Polled, Records, Source};
 use crate::transaction::{Position, Refusal};
 
@@ -14,11 +15,16 @@ const READ_BYTES: usize = 1 << 20;
 /// Records handed on at a time, at most.
 const MAX_RECORDS: usize = 4_096;
 
-/// Reads lines as records. Offsets count lines that are not empty; the cursor counts bytes.
+/// What spreadsheets put before UTF-8 text.
+pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Reads lines as records, or CSV. Offsets count records: lines that are not empty, without CSV's header; the
+/// cursor counts bytes.
 pub struct LineSource<R> {
     name: String,
     partition: u32,
     reader: R,
+    csv: Option<CsvReader>,
     rereadable: bool,
     buffer: Vec<u8>,
     /// What of the buffer is handed on already.
@@ -33,6 +39,8 @@ pub struct LineSource<R> {
     /// Lines may still be added at the end: there is no end, only nothing more for now.
     follow: bool,
     block_records: usize,
+    /// Records that were not handed on, for the cursor after them would not do; more may come.
+    held: Option<Records>,
 }
 
 impl LineSource<File> {
@@ -59,6 +67,7 @@ impl<R: Read> LineSource<R> {
             name,
             partition,
             reader,
+            csv: None,
             rereadable,
             buffer: Vec::new(),
             used: 0,
@@ -69,7 +78,15 @@ impl<R: Read> LineSource<R> {
             paused: false,
             follow: false,
             block_records: MAX_RECORDS,
+            held: None,
         }
+    }
+
+    /// Takes the stream for CSV.
+    #[must_use]
+    pub fn reading_csv(mut self, reader: CsvReader) -> Self {
+        self.csv = Some(reader);
+        self
     }
 
     /// Hands on at most this many records at a time.
@@ -92,26 +109,58 @@ impl<R: Read> LineSource<R> {
     /// # Errors
     /// The stream cannot be read.
     pub fn next_records(&mut self, into: &mut Records) -> io::Result<bool> {
-        into.clear();
+        match self.held.take() {
+            Some(held) => *into = held,
+            None => into.clear(),
+        }
         into.partition = self.partition;
         into.first_offset = self.next_offset;
         // A cursor never stands in the middle of a line: the rest of a long one is skipped before it is told.
-        while into.is_empty() || self.skipping {
-            self.cut_lines(into);
-            if self.ended && (into.is_empty() || self.skipping) {
+        while into.is_empty() || self.is_amid() {
+            self.cut(into)?;
+            if self.ended && (into.is_empty() || self.is_amid()) {
                 self.skipping = false;
                 break;
             }
-            if (into.is_empty() || self.skipping) && !self.read_more()? && self.follow {
+            if (into.is_empty() || self.is_amid()) && !self.read_more()? && self.follow {
                 break;
             }
         }
-        if into.is_empty() {
+        if into.is_empty() || self.is_amid() {
+            self.held = (!into.is_empty()).then(|| std::mem::take(into));
             return Ok(false);
         }
         self.next_offset += into.len() as u64;
         into.cursor = self.cursor;
         Ok(true)
+    }
+
+    fn is_amid(&self) -> bool {
+        self.skipping || self.csv.as_ref().is_some_and(CsvReader::is_amid)
+    }
+
+    fn cut(&mut self, into: &mut Records) -> io::Result<()> {
+        self.skip_mark();
+        if self.csv.is_none() {
+            self.cut_lines(into);
+            return Ok(());
+        }
+        while into.len() < self.block_records || self.is_amid() {
+            if self.cut_csv(into)? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one record of CSV, or its header, if it is whole. Returns how many bytes.
+    fn cut_csv(&mut self, into: &mut Records) -> io::Result<usize> {
+        let Some(csv) = &mut self.csv else { return Ok(0) };
+        let rest = self.buffer.get(self.used..).unwrap_or_default();
+        let taken = csv.take(rest, self.ended, into);
+        let taken = taken.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        self.advance(taken);
+        Ok(taken)
     }
 
     fn cut_lines(&mut self, into: &mut Records) {
@@ -142,6 +191,12 @@ impl<R: Read> LineSource<R> {
         }
     }
 
+    fn skip_mark(&mut self) {
+        if self.cursor == 0 && self.buffer.starts_with(BYTE_ORDER_MARK) {
+            self.advance(BYTE_ORDER_MARK.len());
+        }
+    }
+
     fn advance(&mut self, bytes: usize) {
         self.used += bytes;
         self.cursor += bytes as u64;
@@ -166,6 +221,39 @@ impl<R: Read> LineSource<R> {
     }
 }
 
+impl LineSource<File> {
+    /// Reads CSV's header, which stands at the start wherever reading goes on; does nothing for lines.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the header cannot be used.
+    pub fn read_header(&mut self) -> io::Result<()> {
+        let lacks_header = |csv: &Option<CsvReader>| csv.as_ref().is_some_and(|csv| !csv.has_header());
+        if !lacks_header(&self.csv) {
+            return Ok(());
+        }
+        self.go_to(0, 0)?;
+        let mut none = Records { partition: self.partition, ..Records::default() };
+        while lacks_header(&self.csv) {
+            self.skip_mark();
+            if self.cut_csv(&mut none)? == 0 && (self.ended || !self.read_more()? && self.follow) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn go_to(&mut self, offset: u64, cursor: u64) -> io::Result<()> {
+        self.reader.seek(SeekFrom::Start(cursor))?;
+        self.buffer.clear();
+        (self.used, self.cursor, self.next_offset) = (0, cursor, offset);
+        (self.ended, self.skipping, self.held) = (false, false, None);
+        if let Some(csv) = &mut self.csv {
+            csv.go_on();
+        }
+        Ok(())
+    }
+}
+
 fn too_long(line: &[u8]) -> Refusal {
     Refusal::whole(line, format!("a record of at most {MAX_RECORD_BYTES} bytes"))
 }
@@ -186,11 +274,10 @@ impl Source for LineSource<File> {
                 format!("{} has {length} bytes, {cursor} were read before: it was truncated or replaced", self.name);
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
         }
-        self.reader.seek(SeekFrom::Start(cursor))?;
-        self.buffer.clear();
-        (self.used, self.cursor, self.next_offset) = (0, cursor, next.offset);
-        (self.ended, self.skipping) = (false, false);
-        Ok(())
+        if cursor > 0 {
+            self.read_header()?;
+        }
+        self.go_to(next.offset, cursor)
     }
 
     fn poll(&mut self, into: &mut Records) -> io::Result<Polled> {
@@ -214,9 +301,14 @@ impl Source for LineSource<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::path::Path;
+    use std::sync::Arc;
+
     use super::{LineSource, MAX_RECORD_BYTES};
     use crate::pipeline::ports::{Polled, Records, Source};
-    use crate::transaction::Position;
+    use crate::sources::decode::{CsvReader, Mapping, Rates};
+    use crate::transaction::{Currency, Position, Schema};
 
     fn lines(text: &[u8]) -> Vec<Result<String, ()>> {
         let mut source = LineSource::new("test".into(), text, 3, false);
@@ -254,6 +346,75 @@ mod tests {
         std::fs::write(&path, "one\ntwo\n").expect("writes");
         assert_eq!(source.poll(&mut records).expect("reads"), Polled::Records);
         assert_eq!((records.first_offset, records.record(0)), (1, b"two".as_slice()));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_record() {
+        assert_eq!(lines(b"\xef\xbb\xbfa\n\xef\xbb\xbfb"), [Ok("a".to_owned()), Ok("\u{feff}b".to_owned())]);
+    }
+
+    fn csv(path: &Path) -> LineSource<File> {
+        let mapping = "transaction_id = 'id'\namount = 'sum'\nevent_time = 'at'\nmerchant = 'shop'";
+        let schema = Arc::new(Schema::default());
+        let mapping = Mapping::from_table(&mapping.parse().expect("TOML"), &schema, Rates::new(Currency::EUR));
+        let reader = CsvReader::new(Arc::new(mapping.expect("a mapping")), b',');
+        LineSource::open(path, 1).expect("opens").reading_csv(reader)
+    }
+
+    /// Every record with its offset and the cursor after it.
+    fn one_by_one(source: LineSource<File>) -> Vec<(u64, u64, Records)> {
+        let (mut source, mut found) = (source.in_blocks_of(1), Vec::new());
+        let mut records = Records::default();
+        while source.next_records(&mut records).expect("reads") {
+            let next = records.first_offset + records.len() as u64;
+            found.push((next, records.cursor, records.clone()));
+        }
+        found
+    }
+
+    #[test]
+    fn csv_is_read_on_from_any_cursor() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("records.csv");
+        let mut text = "\u{feff}id,at,sum,shop\r\n".to_owned();
+        for n in 0..300 {
+            text += &match n {
+                100 => "x,1,2,\"never closed\n".to_owned(),
+                n if n % 3 == 0 => format!("{n},1,2,\"a\n\"\"b\"\"\n,\"\r\n\n"),
+                n => format!("{n},1,2,ab\n"),
+            };
+            if n == 150 {
+                text += &"y,1,2,no quote for a mebibyte\n".repeat(MAX_RECORD_BYTES / 30 + 1);
+            }
+        }
+        std::fs::write(&path, &text).expect("writes");
+        let all = one_by_one(csv(&path));
+        assert!(all.len() > 280, "{}", all.len());
+        for step in all.iter().step_by(7) {
+            let mut again = csv(&path);
+            again.seek(Position { partition: 1, offset: step.0 }, step.1).expect("seeks");
+            let rest: Vec<_> = all.iter().filter(|(next, ..)| *next > step.0).cloned().collect();
+            assert!(one_by_one(again) == rest, "from {} {}", step.0, step.1);
+        }
+    }
+
+    #[test]
+    fn a_followed_csv_file_may_begin_empty_and_wait_for_a_quote() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("records.csv");
+        let write = |text: &str| std::fs::write(&path, text).expect("writes");
+        write("");
+        let mut source = csv(&path).following();
+        source.read_header().expect("nothing yet");
+        let mut records = Records::default();
+        assert_eq!(source.poll(&mut records).expect("reads"), Polled::Idle);
+        write("id,at,sum,shop\n1,1,2,\"a");
+        assert_eq!(source.poll(&mut records).expect("reads"), Polled::Idle);
+        write("id,at,sum,shop\n1,1,2,\"a\nb\"\n");
+        assert_eq!(source.poll(&mut records).expect("reads"), Polled::Records);
+        assert_eq!(String::from_utf8_lossy(records.record(0)).matches("a\\nb").count(), 1);
+        let error = csv(Path::new("Cargo.toml")).read_header().expect_err("no such columns");
+        assert!(error.to_string().contains("no column `id` for `transaction_id`"), "{error}");
     }
 
     #[test]

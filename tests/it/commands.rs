@@ -170,6 +170,40 @@ fn a_bad_line_is_refused_and_the_others_are_not() {
 }
 
 #[test]
+fn csv_gives_the_same_features_as_ndjson() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut ndjson = String::new();
+    let mut csv = String::from("\u{feff}id;at;cents;acct;shop\r\n");
+    for at in 0..300_u32 {
+        let (time, cents, account) = (1_700_000_000 + at * 60, 100 + at * 7 % 900, at % 5);
+        ndjson += &format!(
+            "{{\"id\":\"p{at}\",\"at\":{time},\"cents\":{cents},\"acct\":\"a{account}\",\"shop\":\"Joe \\\"J\\\"; & Co\"}}\n"
+        );
+        csv += &format!("p{at};{time};{cents};a{account};\"Joe \"\"J\"\"; & Co\"\r\n");
+    }
+    let mapping = "transaction_id = \"id\"\nevent_time = { path = \"at\", format = \"s\" }\n\
+                   amount = { path = \"cents\", unit = \"minor\" }\naccount = \"acct\"\nmerchant = \"shop\"\n";
+    for (name, content) in [("in.ndjson", ndjson.as_str()), ("in.csv", csv.as_str()), ("mapping.toml", mapping)] {
+        std::fs::write(folder.path().join(name), content).expect("writes");
+    }
+    let rows = |more: &[&str]| {
+        let mut arguments = vec!["features", "--set", "SET", "--mapping", "mapping.toml", "--out", "rows.csv"];
+        arguments.extend_from_slice(more);
+        let ran = caddis(folder.path(), &arguments);
+        assert!(ran.status.success(), "{}", text(&ran.stderr));
+        std::fs::read_to_string(folder.path().join("rows.csv")).expect("a file")
+    };
+    let wanted = rows(&["--in", "in.ndjson"]);
+    assert_eq!(wanted.lines().count(), 301);
+    assert_eq!(rows(&["--in", "in.csv", "--separator", ";"]), wanted);
+    let wrong = caddis(
+        folder.path(),
+        &["features", "--set", "SET", "--mapping", "mapping.toml", "--in", "in.csv", "--out", "none"],
+    );
+    assert_eq!(wrong.status.code(), Some(1), "the separator is not a comma");
+}
+
+#[test]
 fn mistakes_are_told_all_at_once_with_their_places() {
     let folder = tempfile::tempdir().expect("a folder");
     let set = "[[entities]]\nname = \"acount\"\n\n[[features]]\nname = \"a\"\nentity = \"account\"\nis = \"count\"\nwindow = \"91d\"\n";

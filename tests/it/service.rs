@@ -76,6 +76,26 @@ fn one_bad_record_is_refused_with_the_reason_and_can_be_fed_again() {
 }
 
 #[test]
+fn csv_is_taken_and_survives_a_kill() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let service = Service::start(folder.path(), "");
+    let body = "transaction_id,event_time,amount,currency,account,merchant\n\
+                c1,2026-01-01T12:00:00Z,12.50,EUR,a1,\"Joe, Jane\"\n\
+                c2,2026-01-01T12:01:00Z,twelve,EUR,a1,m1\n\
+                c3,2026-01-01T12:02:00Z,7.00,EUR,a1,m1\n";
+    let (status, answer) = service.ask("POST", "/v1/transactions", "text/csv", body);
+    assert_eq!((status, &answer["accepted"], &answer["refused"]), (200, &json!(2), &json!(1)), "{answer}");
+    assert_eq!(answer["results"][1]["error"]["field"], "amount");
+    let (status, answer) = service.ask("POST", "/v1/transactions", "text/csv", "transaction_id,acount\nc4,a1\n");
+    assert_eq!(status, 422, "{answer}");
+    let before = service.get("/v1/decisions/c3");
+    assert_eq!(before.0, 200);
+    service.kill();
+    let service = Service::start(folder.path(), "");
+    assert_eq!(service.get("/v1/decisions/c3"), before);
+}
+
+#[test]
 fn keys_guard_what_they_should() {
     let folder = tempfile::tempdir().expect("a folder");
     let keys = "[[http.keys]]\nname = \"desk\"\nkey = \"a key that may only read\"\nwrite = false\n\

@@ -1,4 +1,4 @@
-//! Cuts a request's body into records: one object, an array of them, or one a line.
+//! Cuts a request's body into records: one object, an array of them, one a line, or CSV.
 //!
 //! Elements of an array are cut at brackets, braces and strings alone; whether an element is JSON at all is
 //! the decoder's to say, so that one bad record does not take the others with it.
@@ -6,7 +6,8 @@
 use crate::pipeline::ports::Records;
 use crate::transaction::Refusal;
 
-use super::super::file::MAX_RECORD_BYTES;
+use super::super::file::{BYTE_ORDER_MARK, MAX_RECORD_BYTES};
+use super::csv::{CsvReader, HeaderError};
 
 /// How a body is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,17 +21,49 @@ pub enum Body {
 /// At most this many records in one body.
 pub const MAX_BODY_RECORDS: usize = 100_000;
 
+/// Records of CSV grow when they become JSON: they are at most so many bytes together.
+const MAX_CSV_BYTES: usize = 256 << 20;
+
 /// Cuts `body` into records, in order, without copying it. An array that is not closed, or has something
 /// else where a comma is due, ends in one refused record; those before it stand.
 #[must_use]
 pub fn split(body: Vec<u8>, kind: Body) -> Records {
+    split_up_to(body, kind, MAX_BODY_RECORDS)
+}
+
+/// [`split`], for what is no request: a file may hold more records.
+#[must_use]
+pub fn split_up_to(body: Vec<u8>, kind: Body, most: usize) -> Records {
     let mut records = Records { bytes: body, ..Records::default() };
     let spans = match kind {
-        Body::Lines => lines(&records.bytes),
-        Body::Json => json(&records.bytes),
+        Body::Lines => lines(&records.bytes, most),
+        Body::Json => json(&records.bytes, most),
     };
     records.records = spans;
     records
+}
+
+/// Reads a body of CSV, whose first record is the header.
+///
+/// # Errors
+/// The header cannot be used.
+pub fn split_csv(body: &[u8], mut reader: CsvReader) -> Result<Records, HeaderError> {
+    let mut records = Records::default();
+    let mut at = mark(body);
+    while at < body.len() {
+        let rest = body.get(at..).unwrap_or_default();
+        if records.len() >= MAX_BODY_RECORDS || records.bytes.len() > MAX_CSV_BYTES {
+            records.records.push(too_many(rest));
+            break;
+        }
+        at += reader.take(rest, true, &mut records)?.max(1);
+    }
+    Ok(records)
+}
+
+/// How long the byte order mark at the start is.
+fn mark(bytes: &[u8]) -> usize {
+    if bytes.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 }
 }
 
 type Spans = Vec<Result<(u32, u32), Refusal>>;
@@ -47,15 +80,15 @@ fn too_many(bytes: &[u8]) -> Result<(u32, u32), Refusal> {
     Err(Refusal::whole(bytes, format!("at most {MAX_BODY_RECORDS} records in one body; send the rest in another")))
 }
 
-fn lines(bytes: &[u8]) -> Spans {
+fn lines(bytes: &[u8], most: usize) -> Spans {
     let mut spans = Spans::new();
-    let mut start = 0;
+    let mut start = mark(bytes);
     while start < bytes.len() {
         let rest = bytes.get(start..).unwrap_or_default();
         let end = start + memchr::memchr(b'\n', rest).unwrap_or(rest.len());
         let line = bytes.get(start..end).unwrap_or_default();
         if !line.trim_ascii().is_empty() {
-            if spans.len() >= MAX_BODY_RECORDS {
+            if spans.len() >= most {
                 spans.push(too_many(rest));
                 break;
             }
@@ -67,8 +100,8 @@ fn lines(bytes: &[u8]) -> Spans {
     spans
 }
 
-fn json(bytes: &[u8]) -> Spans {
-    let start = skip_space(bytes, 0);
+fn json(bytes: &[u8], most: usize) -> Spans {
+    let start = skip_space(bytes, mark(bytes));
     if bytes.get(start) != Some(&b'[') {
         let end = bytes.trim_ascii_end().len();
         return if end > start { vec![span(bytes, start, end)] } else { Spans::new() };
@@ -79,7 +112,7 @@ fn json(bytes: &[u8]) -> Spans {
         at += 1;
     } else {
         loop {
-            if spans.len() >= MAX_BODY_RECORDS {
+            if spans.len() >= most {
                 spans.push(too_many(bytes.get(at..).unwrap_or_default()));
                 return spans;
             }

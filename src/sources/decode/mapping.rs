@@ -36,6 +36,8 @@ pub struct Mapping {
     /// For records that do not say.
     pub(super) currency: Option<Currency>,
     pub(super) rates: Rates,
+    /// Whether a user wrote it, rather than that it is Caddis's own names.
+    pub(super) given: bool,
 }
 
 /// What one base unit of money is worth in others: converts amounts to the base currency, exactly.
@@ -101,7 +103,7 @@ impl Mapping {
     #[must_use]
     pub fn own(schema: Arc<Schema>, rates: Rates) -> Self {
         let paths = schema.names().filter_map(|name| Some((vec![name.to_owned()], schema.field(name)?))).collect();
-        Self { schema, paths, time: TimeFormat::Auto, unit: AmountUnit::Major, currency: None, rates }
+        Self { schema, paths, time: TimeFormat::Auto, unit: AmountUnit::Major, currency: None, rates, given: false }
     }
 
     /// Reads a `[mapping]` table: `field = "path.to.it"`, or with more to say
@@ -119,6 +121,7 @@ impl Mapping {
             unit: AmountUnit::Major,
             currency: None,
             rates,
+            given: true,
         };
         for (name, value) in table {
             let Some(field) = schema.field(name) else {
