@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -38,7 +38,8 @@ pub fn open(
         let csv = csv_reader(source.format, mapping);
         let ready = match &source.from {
             SourceKind::File { path, follow } => {
-                let mut lines = open_file(path, partition, csv).with_context(|| format!("source `{}`", source.name))?;
+                let lines = LineSource::open(path, partition).with_context(|| format!("source `{}`", source.name))?;
+                let mut lines = lines.read_by(csv);
                 if *follow {
                     lines = lines.following();
                 }
@@ -50,32 +51,19 @@ pub fn open(
                 }
                 Opened::File(lines)
             }
-            SourceKind::StandardInput => {
-                let lines = LineSource::stdin(partition);
-                Opened::StandardInput(match csv {
-                    Some(csv) => lines.reading_csv(csv),
-                    None => lines,
-                })
-            }
+            SourceKind::StandardInput => Opened::StandardInput(LineSource::stdin(partition).read_by(csv)),
         };
         opened.push((source.name.clone(), ready));
     }
     Ok(opened)
 }
 
-fn csv_reader(format: RecordFormat, mapping: &Arc<Mapping>) -> Option<CsvReader> {
+/// What reads records of a format that are no lines of JSON.
+pub fn csv_reader(format: RecordFormat, mapping: &Arc<Mapping>) -> Option<CsvReader> {
     match format {
         RecordFormat::Ndjson => None,
         RecordFormat::Csv { separator } => Some(CsvReader::new(Arc::clone(mapping), separator)),
     }
-}
-
-fn open_file(path: &Path, partition: u32, csv: Option<CsvReader>) -> std::io::Result<LineSource<File>> {
-    let lines = LineSource::open(path, partition)?;
-    Ok(match csv {
-        Some(csv) => lines.reading_csv(csv),
-        None => lines,
-    })
 }
 
 /// Reads a source to its end, or until told to stop, and counts `running` down.
@@ -158,8 +146,8 @@ impl Reread for RereadFiles {
             .ok_or("its source is not configured any more: put it back, or move the data folder aside")?;
         let shown = path.display().to_string();
         if reading.is_none() {
-            let csv = csv_reader(*format, &self.mapping);
-            let source = open_file(path, partition, csv).map_err(|error| format!("{shown}: {error}"))?;
+            let source = LineSource::open(path, partition).map_err(|error| format!("{shown}: {error}"))?;
+            let source = source.read_by(csv_reader(*format, &self.mapping));
             *reading = Some(Reading { source, block: Records::default(), given: 0 });
         }
         let Some(reading) = reading else { return Err(shown) };

@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::{Progress, read_text};
+use crate::app::csv_reader;
 use crate::config::{RecordFormat, separator};
 use crate::engine::{AdmissionSettings, Brain, Engine, EngineSettings};
 use crate::features::FeatureSet;
@@ -17,7 +18,7 @@ use crate::pipeline::label::Label;
 use crate::pipeline::ports::{NoLog, Records};
 use crate::pipeline::processor::{Intake, Outcome, Processor, Step};
 use crate::policy::{Policy, Thresholds};
-use crate::sources::decode::{CsvReader, JsonDecoder, Mapping, Rates};
+use crate::sources::decode::{JsonDecoder, Mapping, Rates};
 use crate::sources::file::LineSource;
 use crate::transaction::{Currency, EventTime, Refusal, Schema};
 
@@ -94,10 +95,8 @@ impl StreamArguments {
             Processor::new(Engine::new(brain, settings), &decoder, schema, Box::new(NoLog::default()), 0);
         let mut labels = Labels::open(self.labels.as_deref())?;
         let (reader, length) = open(&self.input)?;
-        let mut source = LineSource::new(self.input.display().to_string(), reader, 0, false);
-        if let RecordFormat::Csv { separator } = self.record_format() {
-            source = source.reading_csv(CsvReader::new(mapping, separator));
-        }
+        let csv = csv_reader(self.record_format()?, &mapping);
+        let mut source = LineSource::new(self.input.display().to_string(), reader, 0, false).read_by(csv);
         if self.labels.is_some() {
             // Labels take effect between blocks: small ones, so that they do soon after they are known.
             source = source.in_blocks_of(256);
@@ -130,12 +129,16 @@ impl StreamArguments {
         Ok(totals)
     }
 
-    fn record_format(&self) -> RecordFormat {
+    fn record_format(&self) -> anyhow::Result<RecordFormat> {
         let by_name = RecordFormat::of(&self.input);
-        match (self.format.as_deref(), self.separator) {
-            (Some("ndjson"), _) => RecordFormat::Ndjson,
-            (None, None) => by_name,
-            (_, separator) => by_name.as_csv(separator),
+        let csv = self.format.as_deref().map_or(by_name != RecordFormat::Ndjson, |format| format == "csv");
+        match (csv, self.separator) {
+            (true, separator) => Ok(by_name.as_csv(separator)),
+            (false, None) => Ok(RecordFormat::Ndjson),
+            (false, Some(_)) => {
+                let mistake = Mistake::in_file("command line", "--separator is for CSV").help("add --format csv");
+                Err(Mistakes::from(mistake).into())
+            }
         }
     }
 

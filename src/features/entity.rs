@@ -160,14 +160,16 @@ impl Entity {
 
     /// Takes an event in, at its place among the others (after those of the same time).
     pub fn insert(&mut self, spec: &EntitySpec, layout: &Layout, event: &Event) {
-        let events = self.events(layout);
-        let count = events.len();
-        let place = if self.last <= event.time { count } else { events.upper(event.time) };
-        let in_tile = |large: &Large| large.tiles().last().is_some_and(|tile| event.time <= tile.last);
-        if place == 0 && self.large.as_ref().is_some_and(|large| in_tile(large)) {
-            self.large.iter_mut().for_each(|large| large.absorb(event));
+        let count = self.count as usize;
+        let place = if self.last <= event.time { count } else { self.events(layout).upper(event.time) };
+        if place == 0
+            && let Some(large) = &mut self.large
+            && large.tiles().last().is_some_and(|tile| event.time <= tile.last)
+        {
+            large.absorb(event);
             return;
         }
+        let events = self.events(layout);
         let mut flags = 0;
         let mut superseded: [usize; 8] = [usize::MAX; 8];
         for (column, (value, superseded)) in
@@ -377,7 +379,7 @@ impl Events<'_> {
         for window in windows {
             if window.delay != delay {
                 delay = window.delay;
-                head = if delay == 0 && self.len() == 0 { 0 } else { self.upper(current.time - delay) };
+                head = self.upper(current.time - delay);
                 at = head;
                 (so_far, different) = (Stats::default(), 0);
                 if self.layout.sought != 0 {

@@ -122,9 +122,9 @@ pub const MAX_WINDOW: i64 = 90 * 86_400_000;
 const MAX_COLUMNS: usize = 8;
 const MAX_FEATURES: usize = 1_000;
 /// How many events of an entity are kept as they are where the set does not say (`exact_events`). An entity
-/// that has more in its reach folds its oldest into tiles: counts and sums over them miss at most one event in
-/// 64 (of those since the window's start; with a delay two in 64), distinct counts have a standard error of 4.6 %, and values (`share`, `is_new`, `first_seen`) are looked
-/// for among the events that are not in tiles only.
+/// that has more in its reach folds its oldest into tiles. Counts and sums over those miss at most one event
+/// in 64 of those since the window's start (with a delay, two in 64); distinct counts have a standard error of
+/// 4.6 %; `share`, `is_new` and `first_seen` look for values among the events that are not in tiles only.
 pub const EXACT_EVENTS: usize = 65_536;
 const LEAST_EXACT: usize = 64;
 const MOST_EXACT: usize = 10_000_000;

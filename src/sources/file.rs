@@ -82,10 +82,10 @@ impl<R: Read> LineSource<R> {
         }
     }
 
-    /// Takes the stream for CSV.
+    /// Takes the stream for CSV if there is a reader for it.
     #[must_use]
-    pub fn reading_csv(mut self, reader: CsvReader) -> Self {
-        self.csv = Some(reader);
+    pub fn read_by(mut self, csv: Option<CsvReader>) -> Self {
+        self.csv = csv;
         self
     }
 
@@ -358,7 +358,7 @@ mod tests {
         let schema = Arc::new(Schema::default());
         let mapping = Mapping::from_table(&mapping.parse().expect("TOML"), &schema, Rates::new(Currency::EUR));
         let reader = CsvReader::new(Arc::new(mapping.expect("a mapping")), b',');
-        LineSource::open(path, 1).expect("opens").reading_csv(reader)
+        LineSource::open(path, 1).expect("opens").read_by(Some(reader))
     }
 
     /// Every record with its offset and the cursor after it.

@@ -201,6 +201,11 @@ fn csv_gives_the_same_features_as_ndjson() {
         &["features", "--set", "SET", "--mapping", "mapping.toml", "--in", "in.csv", "--out", "none"],
     );
     assert_eq!(wrong.status.code(), Some(1), "the separator is not a comma");
+    assert!(text(&wrong.stderr).contains("is that the separator?"), "{}", text(&wrong.stderr));
+    let wrong =
+        caddis(folder.path(), &["features", "--set", "SET", "--in", "in.ndjson", "--separator", ";", "--out", "none"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text(&wrong.stderr).contains("--separator is for CSV"), "{}", text(&wrong.stderr));
 }
 
 #[test]

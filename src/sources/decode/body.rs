@@ -28,16 +28,10 @@ const MAX_CSV_BYTES: usize = 256 << 20;
 /// else where a comma is due, ends in one refused record; those before it stand.
 #[must_use]
 pub fn split(body: Vec<u8>, kind: Body) -> Records {
-    split_up_to(body, kind, MAX_BODY_RECORDS)
-}
-
-/// [`split`], for what is no request: a file may hold more records.
-#[must_use]
-pub fn split_up_to(body: Vec<u8>, kind: Body, most: usize) -> Records {
     let mut records = Records { bytes: body, ..Records::default() };
     let spans = match kind {
-        Body::Lines => lines(&records.bytes, most),
-        Body::Json => json(&records.bytes, most),
+        Body::Lines => lines(&records.bytes),
+        Body::Json => json(&records.bytes),
     };
     records.records = spans;
     records
@@ -80,7 +74,7 @@ fn too_many(bytes: &[u8]) -> Result<(u32, u32), Refusal> {
     Err(Refusal::whole(bytes, format!("at most {MAX_BODY_RECORDS} records in one body; send the rest in another")))
 }
 
-fn lines(bytes: &[u8], most: usize) -> Spans {
+fn lines(bytes: &[u8]) -> Spans {
     let mut spans = Spans::new();
     let mut start = mark(bytes);
     while start < bytes.len() {
@@ -88,7 +82,7 @@ fn lines(bytes: &[u8], most: usize) -> Spans {
         let end = start + memchr::memchr(b'\n', rest).unwrap_or(rest.len());
         let line = bytes.get(start..end).unwrap_or_default();
         if !line.trim_ascii().is_empty() {
-            if spans.len() >= most {
+            if spans.len() >= MAX_BODY_RECORDS {
                 spans.push(too_many(rest));
                 break;
             }
@@ -100,7 +94,7 @@ fn lines(bytes: &[u8], most: usize) -> Spans {
     spans
 }
 
-fn json(bytes: &[u8], most: usize) -> Spans {
+fn json(bytes: &[u8]) -> Spans {
     let start = skip_space(bytes, mark(bytes));
     if bytes.get(start) != Some(&b'[') {
         let end = bytes.trim_ascii_end().len();
@@ -112,7 +106,7 @@ fn json(bytes: &[u8], most: usize) -> Spans {
         at += 1;
     } else {
         loop {
-            if spans.len() >= most {
+            if spans.len() >= MAX_BODY_RECORDS {
                 spans.push(too_many(bytes.get(at..).unwrap_or_default()));
                 return spans;
             }

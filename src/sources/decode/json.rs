@@ -362,6 +362,8 @@ fn amount_expected(error: AmountError, unit: AmountUnit, currency: Currency) -> 
 mod tests {
     use std::sync::Arc;
 
+    use proptest::prelude::*;
+
     use super::super::{Mapping, Rates};
     use super::JsonDecoder;
     use crate::pipeline::ports::Decode;
@@ -437,6 +439,45 @@ mod tests {
                 ("9", 1_700_000_000_500, 1_234)
             );
             assert_eq!(transaction.text(schema::CARD), Some("c"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_is_read_as_serde_json_reads_it(
+            fields in Just(vec!["transaction_id", "event_time", "amount", "currency", "account", "merchant", "latitude", "x", "y\u{e9}"]).prop_shuffle(),
+            texts in prop::collection::vec(any::<String>().prop_filter("short", |text| text.len() < 200), 3),
+            latitude in -90.0..90.0_f64,
+            pretty: bool,
+        ) {
+            let mut object = serde_json::Map::new();
+            for field in fields {
+                let value = match field {
+                    "transaction_id" => format!("t{}", texts[0]).into(),
+                    "event_time" => 1_700_000_000_000_i64.into(),
+                    "amount" => "12.34".into(),
+                    "currency" => "EUR".into(),
+                    "account" => texts[1].clone().into(),
+                    "merchant" => serde_json::Value::Null,
+                    "latitude" => latitude.into(),
+                    _ => serde_json::json!([{ "account": texts[2] }, 1e-7, true]),
+                };
+                object.insert(field.to_owned(), value);
+            }
+            let text = if pretty { serde_json::to_string_pretty(&object) } else { serde_json::to_string(&object) };
+            let (mut decoder, mut batch) = decoder(None);
+            decoder.decode(text.expect("JSON").as_bytes(), &mut batch).expect("a transaction");
+            let found = batch.get(0);
+            prop_assert_eq!(found.id(), format!("t{}", texts[0]));
+            prop_assert_eq!(found.text(schema::ACCOUNT), Some(texts[1].as_str()).filter(|text| !text.is_empty()));
+            prop_assert_eq!((found.text(schema::MERCHANT), found.amount()), (None, 1_234));
+            prop_assert_eq!(found.number(schema::LATITUDE).to_bits(), latitude.to_bits());
+        }
+
+        #[test]
+        fn numbers_are_those_of_the_standard_library(text in "-?[0-9]{0,12}(\\.[0-9]{0,9})?(e-?[0-9]{1,3})?") {
+            let wanted = text.parse::<f64>().ok().filter(|number| number.is_finite());
+            prop_assert_eq!(super::number(&text).map(f64::to_bits), wanted.map(f64::to_bits));
         }
     }
 

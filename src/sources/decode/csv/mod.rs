@@ -59,12 +59,6 @@ impl CsvReader {
         }
     }
 
-    /// Another of the same for the start of another stream.
-    #[must_use]
-    pub fn another(&self) -> Self {
-        Self::new(Arc::clone(&self.mapping), self.separator)
-    }
-
     #[must_use]
     pub fn has_header(&self) -> bool {
         self.layout.is_some()

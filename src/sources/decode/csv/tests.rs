@@ -165,7 +165,7 @@ proptest! {
         let whole = read(&bytes, b',');
         let found: Vec<serde_json::Value> = (0..whole.len()).map(|index| json(&whole, index)).collect();
         prop_assert_eq!(&found, &expected);
-        let mut source = LineSource::new("test".into(), Pieces(&bytes, step), 0, false).reading_csv(CsvReader::new(mapping(), b','));
+        let mut source = LineSource::new("test".into(), Pieces(&bytes, step), 0, false).read_by(Some(CsvReader::new(mapping(), b',')));
         let (mut records, mut at) = (Records::default(), 0);
         while source.next_records(&mut records).expect("reads") {
             for index in 0..records.len() {
