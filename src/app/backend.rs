@@ -131,7 +131,8 @@ fn position(position: crate::transaction::Position) -> Position {
 
 fn refusal(refusal: crate::transaction::Refusal) -> Refusal {
     let message = refusal.to_string();
-    Refusal { field: refusal.field, value: refusal.value, expected: refusal.expected, message }
+    let why = refusal.into_why();
+    Refusal { field: why.field, value: why.value, expected: why.expected, message }
 }
 
 fn result(reply: RecordReply, explainer: Option<&Explainer>) -> RecordResult {

@@ -97,6 +97,13 @@ impl AdmissionBook {
         self.newest.get(&partition).map(|newest| newest - self.settings.allowed_lateness)
     }
 
+    /// Reads the memory that judging this id will read, so that the processor waits for that of several ids at once.
+    #[must_use]
+    pub fn touch(&self, id_hash: u64) -> u64 {
+        let of = |ids: &HashMap<u64, First, _>| ids.get(&id_hash).map_or(0, |first| first.offset);
+        of(&self.old) ^ of(&self.young)
+    }
+
     /// Judges one transaction and remembers it. `id_hash` is the keyed hash of its id; `arrival` is when
     /// its batch came in, or `EventTime::MAX` for recorded streams, where nothing is too far ahead.
     pub fn admit(

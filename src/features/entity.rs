@@ -1,7 +1,8 @@
 //! What is kept of one entity: its events in the order of their times, as rows of words.
 //!
 //! Small entities have nothing else: everything is worked out in one pass over the few events that are in
-//! reach. From [`LARGE`] events on, running state is kept beside them ([`Large`]).
+//! reach. From [`RUNNING`] events on the state of each window is kept before them ([`running`]), from [`LARGE`] on
+//! also what finds values without looking through them ([`Large`]).
 
 #![expect(
     clippy::indexing_slicing,
@@ -10,11 +11,14 @@
 
 use super::large::Large;
 use super::set::{EntitySpec, Window};
-use super::tiles;
+use super::{running, tiles};
 use crate::transaction::EventTime;
 
-/// From this many events on an entity keeps running state.
-pub(super) const LARGE: usize = 40;
+/// From this many events on an entity keeps the state of its windows.
+const RUNNING: usize = 12;
+
+/// From this many events on an entity keeps counts by value. Below, a byte counts the events of a window.
+pub(super) const LARGE: usize = 256;
 
 /// Stands for a transaction without a place.
 pub(super) const NO_PLACE: u64 = u64::MAX;
@@ -33,6 +37,11 @@ pub(super) struct Layout {
     /// last of them is enough.
     matched: u16,
     sought: u16,
+    /// By column: the longest window without delay in which it is counted.
+    longest: [Option<u8>; 8],
+    /// Words of a window's running state, and of all.
+    pub run: usize,
+    header: usize,
 }
 
 impl Layout {
@@ -49,7 +58,38 @@ impl Layout {
         let matched = spec.windows.iter().fold(0, |all, window| all | window.matched);
         let sought = spec.windows.iter().fold(0, |all, window| all | window.counted) & !matched;
         let stride = next + column_count;
-        Self { stride, amount, columns: next, column_count, id, place, squares, matched, sought }
+        let mut longest = [None; 8];
+        for (at, window) in spec.windows.iter().enumerate().filter(|(_, window)| window.delay == 0) {
+            let counted = longest.iter_mut().enumerate().filter(|(column, _)| window.counted >> column & 1 == 1);
+            counted.for_each(|(_, longest)| *longest = u8::try_from(at).ok());
+        }
+        let run = running::WORDS + if squares { running::SQUARES } else { 0 };
+        let header = run * spec.windows.len();
+        Self { stride, amount, columns: next, column_count, id, place, squares, matched, sought, longest, run, header }
+    }
+
+    /// An event's words.
+    #[inline(always)]
+    #[expect(clippy::cast_sign_loss, reason = "event times start at 1970, amounts keep their bits")]
+    fn row(&self, event: &Event, flags: u64) -> [u64; 16] {
+        let mut row = [0; 16];
+        row[0] = (event.time as u64) << TIME_SHIFT | flags;
+        if let Some(at) = self.amount {
+            row[at] = event.amount as u64;
+        }
+        if let Some(at) = self.id {
+            row[at] = event.id;
+        }
+        if let Some(at) = self.place {
+            row[at] = event.place;
+        }
+        row[self.columns..self.stride].copy_from_slice(&event.values[..self.column_count]);
+        row
+    }
+
+    /// Whether all events with the current transaction's value are looked for in a column.
+    pub fn matches_all(&self, column: usize) -> bool {
+        self.matched >> column & 1 == 1
     }
 }
 
@@ -69,14 +109,16 @@ pub(super) struct Entity {
     pub key: u128,
     /// The newest event's time; before all times where there is none.
     pub last: EventTime,
-    words: Vec<u64>,
-    /// Events at the front of `words` that are gone, and those after them.
+    /// The state of its windows if it is `running`, its events, and room for more.
+    words: Box<[u64]>,
+    /// Events at the front that are gone, and those after them.
     gone: u32,
     count: u32,
     pub large: Option<Box<Large>>,
+    pub running: bool,
 }
 
-const FRAUD: u64 = 1;
+pub(super) const FRAUD: u64 = 1;
 /// Bit 1 + c: a later event has the same value in column c, or this one has none.
 const SUPERSEDED: u64 = 2;
 const TIME_SHIFT: u32 = 10;
@@ -130,129 +172,238 @@ impl Default for Stats {
 
 impl Entity {
     pub fn new(key: u128) -> Self {
-        Self { key, last: EventTime::MIN, words: Vec::new(), gone: 0, count: 0, large: None }
+        let words = Box::default();
+        Self { key, last: EventTime::MIN, words, gone: 0, count: 0, large: None, running: false }
     }
 
     pub fn events<'a>(&'a self, layout: &'a Layout) -> Events<'a> {
-        Events { words: &self.words[self.gone as usize * layout.stride..], layout, count: self.count as usize }
+        let from = self.first_row(layout) + self.gone as usize * layout.stride;
+        Events { words: &self.words[from..], layout, count: self.count as usize }
+    }
+
+    /// Where its rows begin, those that are gone first.
+    fn first_row(&self, layout: &Layout) -> usize {
+        if self.running { layout.header } else { 0 }
+    }
+
+    /// The state of its windows, and all its rows.
+    fn state<'a>(&'a mut self, layout: &'a Layout) -> (&'a mut [u64], Events<'a>) {
+        let rows = (self.gone + self.count) as usize;
+        let (state, words) = self.words.split_at_mut(layout.header);
+        (state, Events { words, layout, count: rows })
+    }
+
+    /// Tells `each` what every window holds, in order, at the time of a transaction that is not before the last
+    /// event; only for an entity that is `running`.
+    #[inline]
+    pub fn stats(&mut self, spec: &EntitySpec, layout: &Layout, current: &Event, each: impl FnMut(&Stats)) {
+        let (state, rows) = self.state(layout);
+        running::stats(state, &rows, spec, layout, current, each);
     }
 
     /// Reads the events that deciding will read.
     pub fn touch_events(&self, layout: &Layout) -> u64 {
-        let from = self.gone as usize * layout.stride;
+        let (from, to) = (self.first_row(layout), self.first_row(layout) + self.rows() * layout.stride);
+        let (first, end) = (from + self.gone as usize * layout.stride, to.saturating_sub(1));
+        let word = |at: usize| self.words.get(at).copied().unwrap_or_default();
         match &self.large {
-            None => self.words.iter().skip(from).step_by(8).fold(0, |all, word| all ^ word),
-            Some(large) => self.words.last().copied().unwrap_or_default() ^ large.touch(),
+            Some(large) => word(end) ^ large.touch(),
+            None if self.running => {
+                let state = self.words[..from].iter().step_by(8).fold(0, |all, word| all ^ word);
+                state ^ word(first) ^ word(end) ^ word(end.saturating_sub(8)) ^ word(to + layout.stride - 1)
+            }
+            None => {
+                let mut all = word(end);
+                let mut at = first;
+                while at < end {
+                    all ^= word(at);
+                    at += 8;
+                }
+                all
+            }
         }
+    }
+
+    fn rows(&self) -> usize {
+        (self.gone + self.count) as usize
     }
 
     /// Reads the events at the ends of its windows.
     pub fn touch_windows(&self, layout: &Layout) -> u64 {
-        let Some(large) = &self.large else { return 0 };
-        let from = self.gone as usize;
-        let word = |at: usize| self.words.get((from + at) * layout.stride).copied().unwrap_or_default();
-        large.edges().fold(0, |all, at| all ^ word(at))
+        let from = self.first_row(layout);
+        let word = |at: usize| self.words.get(from + at * layout.stride).copied().unwrap_or_default();
+        match &self.large {
+            Some(large) => large.edges().fold(0, |all, at| all ^ word(self.gone as usize + at)),
+            None if self.running => running::edges(&self.words[..from], layout).fold(0, |all, at| all ^ word(at)),
+            None => 0,
+        }
     }
 
     pub fn memory_bytes(&self) -> usize {
-        self.words.capacity() * 8 + self.large.as_ref().map_or(0, |large| large.memory_bytes())
+        self.words.len() * 8 + self.large.as_ref().map_or(0, |large| large.memory_bytes())
     }
 
     /// Takes an event in, at its place among the others (after those of the same time).
     pub fn insert(&mut self, spec: &EntitySpec, layout: &Layout, event: &Event) {
-        let count = self.count as usize;
-        let place = if self.last <= event.time { count } else { self.events(layout).upper(event.time) };
-        if place == 0
-            && let Some(large) = &mut self.large
-            && large.tiles().last().is_some_and(|tile| event.time <= tile.last)
-        {
-            large.absorb(event);
+        if self.large.is_some() {
+            self.insert_large(spec, layout, event);
             return;
         }
-        let events = self.events(layout);
-        let mut flags = 0;
-        let mut superseded: [usize; 8] = [usize::MAX; 8];
-        for (column, (value, superseded)) in
-            event.values.iter().zip(&mut superseded).take(layout.column_count).enumerate()
-        {
-            if self.large.is_some() {
-                // Large entities count values in maps and do not need the bits.
-                break;
+        let in_order = self.last <= event.time;
+        self.make_room(layout);
+        let (mut flags, mut superseded) = (0, [u32::MAX; 8]);
+        if in_order {
+            let rows = self.rows();
+            for (column, value) in event.values.iter().take(layout.column_count).enumerate() {
+                let Some(window) = layout.longest[column] else { continue };
+                if *value == 0 {
+                    flags |= SUPERSEDED << column;
+                    continue;
+                }
+                let from = if self.running {
+                    running::tail(&self.words, layout, usize::from(window))
+                } else {
+                    self.gone as usize
+                };
+                let all = Events { words: &self.words[self.first_row(layout)..], layout, count: rows };
+                if let Some(before) = all.last_with(from, rows, column, *value) {
+                    superseded[column] = u32::try_from(before).unwrap_or(u32::MAX);
+                    let word = self.first_row(layout) + before * layout.stride;
+                    self.words[word] |= SUPERSEDED << column;
+                }
             }
-            if *value == 0 {
-                flags |= SUPERSEDED << column;
-                continue;
+            let row = layout.row(event, flags);
+            let at = self.first_row(layout) + rows * layout.stride;
+            self.words[at..at + layout.stride].copy_from_slice(&row[..layout.stride]);
+            self.last = event.time;
+            self.count += 1;
+            if self.running {
+                running::insert(&mut self.words[..layout.header], spec, layout, flags, event.amount, &superseded);
             }
-            if let Some(before) = events.last_with(place, column, *value) {
-                *superseded = before;
-            }
-            if place < count && (place..count).any(|at| events.value(at, column) == *value) {
-                flags |= SUPERSEDED << column;
+        } else {
+            self.insert_between(layout, event);
+            if self.running {
+                self.rebuild(spec, layout);
             }
         }
-        let base = self.gone as usize * layout.stride;
+        let many = self.count as usize;
+        if many >= LARGE.min(spec.exact_events) {
+            self.drop_state(layout);
+            self.large = Some(Box::new(Large::new(spec, &self.events(layout))));
+        } else if !self.running && many >= RUNNING && layout.header > 0 {
+            self.start_running(spec, layout);
+        }
+    }
+
+    /// Puts an event before the last one.
+    fn insert_between(&mut self, layout: &Layout, event: &Event) {
+        let (count, base) = (self.count as usize, self.first_row(layout) + self.gone as usize * layout.stride);
+        let events = self.events(layout);
+        let place = events.upper(event.time);
+        let mut flags = 0;
+        let mut superseded = [usize::MAX; 8];
+        for (column, value) in event.values.iter().take(layout.column_count).enumerate() {
+            if *value == 0 || (place..count).any(|at| events.value(at, column) == *value) {
+                flags |= SUPERSEDED << column;
+            }
+            if *value != 0
+                && let Some(before) = events.last_with(0, place, column, *value)
+            {
+                superseded[column] = before;
+            }
+        }
         for (column, at) in superseded.iter().enumerate().filter(|(_, at)| **at != usize::MAX) {
             self.words[base + at * layout.stride] |= SUPERSEDED << column;
         }
+        let at = base + place * layout.stride;
+        self.words.copy_within(at..base + count * layout.stride, at + layout.stride);
+        let row = layout.row(event, flags);
+        self.words[at..at + layout.stride].copy_from_slice(&row[..layout.stride]);
         self.last = self.last.max(event.time);
-        let mut row = [0; 16];
-        #[expect(clippy::cast_sign_loss, reason = "event times start at 1970, amounts keep their bits")]
-        {
-            row[0] = (event.time as u64) << TIME_SHIFT | flags;
-            if let Some(at) = layout.amount {
-                row[at] = event.amount as u64;
-            }
-        }
-        if let Some(at) = layout.id {
-            row[at] = event.id;
-        }
-        if let Some(at) = layout.place {
-            row[at] = event.place;
-        }
-        row[layout.columns..layout.stride].copy_from_slice(&event.values[..layout.column_count]);
-        self.make_room(layout);
-        let at = self.gone as usize * layout.stride + place * layout.stride;
-        if at == self.words.len() {
-            self.words.extend_from_slice(&row[..layout.stride]);
-        } else {
-            self.words.splice(at..at, row[..layout.stride].iter().copied());
-        }
         self.count += 1;
-        if let Some(mut large) = self.large.take() {
-            let events = self.events(layout);
-            large.inserted(spec, &events, place, event);
-            // The oldest become a tile, some at a time.
-            let many = (spec.exact_events / tiles::OF_EACH_SIZE).max(1);
-            if events.len() >= spec.exact_events + many {
-                // Events of one moment go together, so that a label knows which tile they are in.
-                let same = |at: &usize| events.time(*at) == events.time(many - 1);
-                let many = many + (many..events.len() / 2).take_while(same).count();
-                large.fold(spec, &events, many);
-                self.drop_first(many);
-            }
+    }
+
+    fn insert_large(&mut self, spec: &EntitySpec, layout: &Layout, event: &Event) {
+        let Some(mut large) = self.large.take() else { return };
+        let count = self.count as usize;
+        let place = if self.last <= event.time { count } else { self.events(layout).upper(event.time) };
+        if place == 0 && large.tiles().last().is_some_and(|tile| event.time <= tile.last) {
+            large.absorb(event);
             self.large = Some(large);
-        } else if count + 1 >= LARGE {
-            self.large = Some(Box::new(Large::new(spec, &self.events(layout))));
+            return;
         }
+        self.make_room(layout);
+        self.last = self.last.max(event.time);
+        // Values are counted in maps: the bits are not needed.
+        let row = layout.row(event, 0);
+        let base = self.gone as usize * layout.stride;
+        let at = base + place * layout.stride;
+        self.words.copy_within(at..base + count * layout.stride, at + layout.stride);
+        self.words[at..at + layout.stride].copy_from_slice(&row[..layout.stride]);
+        self.count += 1;
+        let events = self.events(layout);
+        large.inserted(spec, &events, place, event);
+        // The oldest become a tile, some at a time.
+        let many = (spec.exact_events / tiles::OF_EACH_SIZE).max(1);
+        if events.len() >= spec.exact_events + many {
+            // Events of one moment go together, so that a label knows which tile they are in.
+            let same = |at: &usize| events.time(*at) == events.time(many - 1);
+            let many = many + (many..events.len() / 2).take_while(same).count();
+            large.fold(spec, &events, many);
+            self.drop_first(many);
+        }
+        self.large = Some(large);
     }
 
     /// Room for one more event: by twos while there are few, then by a quarter.
     fn make_room(&mut self, layout: &Layout) {
-        let stride = layout.stride;
-        if self.words.len() + stride <= self.words.capacity() {
+        let (stride, from) = (layout.stride, self.first_row(layout));
+        let (rows, gone) = (self.rows(), self.gone as usize);
+        if from + (rows + 1) * stride <= self.words.len() {
             return;
         }
-        let (count, gone) = ((self.count + self.gone) as usize, self.gone as usize);
-        if gone * 4 >= count && gone > 0 {
-            self.words.drain(..gone * stride);
+        if gone * 4 >= rows && gone > 0 {
+            self.words.copy_within(from + gone * stride..from + rows * stride, from);
             self.gone = 0;
+            if self.running {
+                running::shift(&mut self.words[..layout.header], layout, gone);
+            }
             return;
         }
-        let more = if count < 8 { 2 } else { (count / 4).max(4) };
-        self.words.reserve_exact(more * stride);
+        let more = if rows < 8 { 2 } else { (rows / 4).max(4) };
+        self.resize(from + (rows + more) * stride);
     }
 
-    /// Forgets events at or before `until`, and moves running windows up to `now`.
+    fn resize(&mut self, words: usize) {
+        let mut grown = std::mem::take(&mut self.words).into_vec();
+        grown.reserve_exact(words.saturating_sub(grown.len()));
+        grown.resize(words, 0);
+        self.words = grown.into_boxed_slice();
+    }
+
+    fn start_running(&mut self, spec: &EntitySpec, layout: &Layout) {
+        let (rows, stride, gone) = (self.rows() * layout.stride, layout.stride, self.gone as usize);
+        let room = self.words.len().max(rows - gone * stride + 4 * stride);
+        self.resize(layout.header + room);
+        self.words.copy_within(gone * stride..rows, layout.header);
+        (self.gone, self.running) = (0, true);
+        self.rebuild(spec, layout);
+    }
+
+    fn rebuild(&mut self, spec: &EntitySpec, layout: &Layout) {
+        let (gone, last) = (self.gone as usize, self.last);
+        let (state, rows) = self.state(layout);
+        running::rebuild(state, &rows, gone, spec, layout, last);
+    }
+
+    fn drop_state(&mut self, layout: &Layout) {
+        if self.running {
+            self.words.copy_within(layout.header.., 0);
+            self.running = false;
+        }
+    }
+
+    /// Forgets events at or before `until`, and moves the windows of a large entity up to `now`.
     pub fn advance(&mut self, spec: &EntitySpec, layout: &Layout, until: EventTime, now: EventTime) {
         let mut large = self.large.take();
         let events = self.events(layout);
@@ -264,8 +415,7 @@ impl Entity {
         self.drop_first(out);
         self.large = large;
         if self.count == 0 {
-            self.words.clear();
-            self.gone = 0;
+            (self.gone, self.running) = (0, false);
         }
     }
 
@@ -286,13 +436,17 @@ impl Entity {
             let Some(large) = &mut self.large else { return false };
             return was != fraud && large.marked_in_tile(time, fraud);
         };
-        let word = &mut self.words[(self.gone as usize + at) * layout.stride];
+        let row = self.gone as usize + at;
+        let from = self.first_row(layout);
+        let word = &mut self.words[from + row * layout.stride];
         let was = *word & FRAUD != 0;
         *word = *word & !FRAUD | u64::from(fraud);
-        if was != fraud
-            && let Some(large) = &mut self.large
-        {
-            large.marked(at, fraud);
+        if was != fraud {
+            if let Some(large) = &mut self.large {
+                large.marked(at, fraud);
+            } else if self.running {
+                running::marked(&mut self.words[..layout.header], layout, row, fraud);
+            }
         }
         true
     }
@@ -311,6 +465,13 @@ impl Events<'_> {
         self.count
     }
 
+    /// Time and flags.
+    #[inline(always)]
+    pub fn word(&self, at: usize) -> u64 {
+        self.words[at * self.layout.stride]
+    }
+
+    #[inline(always)]
     #[expect(clippy::cast_possible_wrap, reason = "a time has 44 bits")]
     pub fn time(&self, at: usize) -> EventTime {
         (self.words[at * self.layout.stride] >> TIME_SHIFT) as i64
@@ -320,6 +481,7 @@ impl Events<'_> {
         self.words[at * self.layout.stride] & FRAUD != 0
     }
 
+    #[inline(always)]
     #[expect(clippy::cast_possible_wrap, reason = "the amount's own bits")]
     pub fn amount(&self, at: usize) -> i64 {
         self.layout.amount.map_or(0, |part| self.words[at * self.layout.stride + part] as i64)
@@ -386,7 +548,8 @@ impl Events<'_> {
                     self.find_last(head, current, &mut last);
                 }
             }
-            let marked = marked && head == self.len();
+            // The bits say it of the windows without delay, for a transaction that is the newest.
+            let marked = marked && delay == 0 && head == self.len();
             let (from, after) = (at, current.time - window.delay - window.length);
             // It means nothing, and may overflow, where the events carry no bits.
             different = self.take_in(&mut at, after, &mut so_far).wrapping_add(different);
@@ -449,16 +612,16 @@ impl Events<'_> {
         for (column, (last, wanted)) in last.iter_mut().zip(&current.values).take(self.layout.column_count).enumerate()
         {
             if self.layout.sought >> column & 1 == 1 {
-                *last = self.last_with(head, column, *wanted).map_or(0, |at| at + 1);
+                *last = self.last_with(0, head, column, *wanted).map_or(0, |at| at + 1);
             }
         }
     }
 
-    /// The last event before place `head` that has this value.
+    /// The last event from place `from` up to `head` that has this value.
     #[inline]
-    fn last_with(&self, head: usize, column: usize, wanted: u64) -> Option<usize> {
+    pub fn last_with(&self, from: usize, head: usize, column: usize, wanted: u64) -> Option<usize> {
         let mut word = head * self.layout.stride + self.layout.columns + column;
-        for at in (0..head).rev() {
+        for at in (from..head).rev() {
             word -= self.layout.stride;
             if self.words[word] == wanted {
                 return Some(at);
@@ -469,35 +632,44 @@ impl Events<'_> {
 
     /// Looks for the current transaction's values among the events from `from` up to `to`.
     fn find_matches(&self, from: usize, to: usize, current: &Event, stats: &mut Stats) {
-        let rows = &self.words[from * self.layout.stride..to * self.layout.stride];
         let columns = stats.columns.iter_mut().zip(&current.values).take(self.layout.column_count).enumerate();
-        for (column, (stats, wanted)) in columns.filter(|(column, _)| self.layout.matched >> column & 1 == 1) {
-            let part = self.layout.columns + column;
-            let (mut matches, mut first, mut place) = (0, 0, rows.len());
-            while place > 0 {
-                place -= self.layout.stride;
-                let row = &rows[place..];
-                let same = row[part] == *wanted;
-                matches += u64::from(same);
-                first = if same { row[0] } else { first };
-            }
-            if matches > 0 {
+        for (column, (stats, wanted)) in columns.filter(|(column, _)| self.layout.matches_all(*column)) {
+            if let Some((matches, first)) = self.matches(from, to, column, *wanted) {
                 stats.matches += matches;
-                #[expect(clippy::cast_possible_wrap, reason = "a time has 44 bits")]
-                {
-                    stats.first = (first >> TIME_SHIFT) as i64;
-                }
+                stats.first = first;
             }
         }
+    }
+
+    /// How many events from `from` up to `to` have a value, and the time of the first.
+    #[inline]
+    #[expect(clippy::cast_possible_wrap, reason = "a time has 44 bits")]
+    pub fn matches(&self, from: usize, to: usize, column: usize, wanted: u64) -> Option<(u64, EventTime)> {
+        let rows = &self.words[from * self.layout.stride..to.max(from) * self.layout.stride];
+        let part = self.layout.columns + column;
+        let (mut matches, mut first, mut place) = (0, 0, rows.len());
+        while place > 0 {
+            place -= self.layout.stride;
+            let row = &rows[place..];
+            let same = row[part] == wanted;
+            matches += u64::from(same);
+            first = if same { row[0] } else { first };
+        }
+        (matches > 0).then_some((matches, (first >> TIME_SHIFT) as i64))
+    }
+
+    /// Different values among the events from `from` up to `to`.
+    pub fn distinct(&self, from: usize, to: usize, column: usize) -> u64 {
+        let mut values: Vec<u64> = (from..to).map(|at| self.value(at, column)).filter(|v| *v != 0).collect();
+        values.sort_unstable();
+        values.dedup();
+        values.len() as u64
     }
 
     fn count_distinct(&self, tail: usize, head: usize, window: &Window, stats: &mut Stats) {
         for (column, stats) in stats.columns.iter_mut().take(self.layout.column_count).enumerate() {
             if window.counted & 1 << column != 0 {
-                let mut values: Vec<u64> = (tail..head).map(|at| self.value(at, column)).filter(|v| *v != 0).collect();
-                values.sort_unstable();
-                values.dedup();
-                stats.distinct = values.len() as u64;
+                stats.distinct = self.distinct(tail, head, column);
             }
         }
     }

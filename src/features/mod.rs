@@ -17,6 +17,7 @@ mod large;
 mod oracle;
 mod phrase;
 mod row;
+mod running;
 mod set;
 mod shards;
 mod sketch;

@@ -182,8 +182,8 @@ impl FeatureShards {
                     let admitted = admissions.get(row) == Some(&Admission::Admit);
                     let Some(map) = kind.maps.get_mut(sub_map(key)) else { continue };
                     let Some(entity) = map.find_or_add(key, place, admitted) else {
-                        let nothing = Entity::new(key);
-                        features(spec, &kind.layout, &nothing, &event, false, row, sink);
+                        let mut nothing = Entity::new(key);
+                        features(spec, &kind.layout, &mut nothing, &event, false, row, sink);
                         continue;
                     };
                     let in_order = admitted && entity.last <= event.time;
@@ -393,20 +393,19 @@ fn values(spec: &EntitySpec, prepared: &Prepared, row: usize) -> [u64; 8] {
     values
 }
 
-/// Works out an entity's features for `event`, in cells `row` of `sink`. `advanced` says that the running
-/// windows of a large entity stand at the event's time.
+/// Works out an entity's features for `event`, in cells `row` of `sink`. `advanced` says that its events are those
+/// in reach at the event's time, which is not before them: running windows may move there.
 fn features(
     spec: &EntitySpec,
     layout: &Layout,
-    entity: &Entity,
+    entity: &mut Entity,
     event: &Event,
     advanced: bool,
     row: usize,
     sink: &mut impl RowSink,
 ) {
-    let events = entity.events(layout);
     if spec.previous > 0 {
-        let before = Before::find(spec, entity, &events, event);
+        let before = Before::find(spec, entity, &entity.events(layout), event);
         for feature in spec.features.get(..spec.previous).unwrap_or_default() {
             sink.put(row, feature.slot, before.value(feature.aggregate));
         }
@@ -422,8 +421,9 @@ fn features(
         }
     };
     match &entity.large {
-        Some(large) if advanced => large.stats(&spec.windows, &events, event, each),
-        _ => scan(spec, entity, &events, event, each),
+        Some(large) if advanced => large.stats(&spec.windows, &entity.events(layout), event, each),
+        None if advanced && entity.running => entity.stats(spec, layout, event, each),
+        _ => scan(spec, entity, &entity.events(layout), event, each),
     }
 }
 

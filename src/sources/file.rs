@@ -11,7 +11,7 @@ use crate::transaction::{Position, Refusal};
 /// The longest line taken, in bytes; the rest of a longer one is skipped and the record refused.
 pub const MAX_RECORD_BYTES: usize = 1 << 20;
 /// How much is read at a time.
-const READ_BYTES: usize = 1 << 20;
+const READ_BYTES: usize = 1 << 18;
 /// Records handed on at a time, at most.
 const MAX_RECORDS: usize = 4_096;
 
@@ -27,8 +27,9 @@ pub struct LineSource<R> {
     csv: Option<CsvReader>,
     rereadable: bool,
     buffer: Vec<u8>,
-    /// What of the buffer is handed on already.
+    /// What of the buffer is handed on already, and what was read.
     used: usize,
+    filled: usize,
     /// Bytes of the stream before `used`.
     cursor: u64,
     next_offset: u64,
@@ -71,6 +72,7 @@ impl<R: Read> LineSource<R> {
             rereadable,
             buffer: Vec::new(),
             used: 0,
+            filled: 0,
             cursor: 0,
             next_offset: 0,
             ended: false,
@@ -156,7 +158,7 @@ impl<R: Read> LineSource<R> {
     /// Takes one record of CSV, or its header, if it is whole. Returns how many bytes.
     fn cut_csv(&mut self, into: &mut Records) -> io::Result<usize> {
         let Some(csv) = &mut self.csv else { return Ok(0) };
-        let rest = self.buffer.get(self.used..).unwrap_or_default();
+        let rest = self.buffer.get(self.used..self.filled).unwrap_or_default();
         let taken = csv.take(rest, self.ended, into);
         let taken = taken.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         self.advance(taken);
@@ -165,7 +167,7 @@ impl<R: Read> LineSource<R> {
 
     fn cut_lines(&mut self, into: &mut Records) {
         while into.len() < self.block_records {
-            let rest = self.buffer.get(self.used..).unwrap_or_default();
+            let rest = self.buffer.get(self.used..self.filled).unwrap_or_default();
             let (line, step) = match memchr::memchr(b'\n', rest) {
                 Some(end) => (rest.get(..end).unwrap_or_default(), end + 1),
                 None if self.ended && !rest.is_empty() => (rest, rest.len()),
@@ -192,7 +194,7 @@ impl<R: Read> LineSource<R> {
     }
 
     fn skip_mark(&mut self) {
-        if self.cursor == 0 && self.buffer.starts_with(BYTE_ORDER_MARK) {
+        if self.cursor == 0 && self.buffer.get(..self.filled).is_some_and(|read| read.starts_with(BYTE_ORDER_MARK)) {
             self.advance(BYTE_ORDER_MARK.len());
         }
     }
@@ -204,18 +206,19 @@ impl<R: Read> LineSource<R> {
 
     /// Whether there was more.
     fn read_more(&mut self) -> io::Result<bool> {
-        self.buffer.drain(..self.used);
-        self.used = 0;
-        let have = self.buffer.len();
-        self.buffer.resize(have + READ_BYTES, 0);
+        self.buffer.copy_within(self.used..self.filled, 0);
+        (self.used, self.filled) = (0, self.filled - self.used);
+        if self.buffer.len() < self.filled + READ_BYTES {
+            self.buffer.resize(self.filled + READ_BYTES, 0);
+        }
         let read = loop {
-            match self.reader.read(self.buffer.get_mut(have..).unwrap_or_default()) {
+            match self.reader.read(self.buffer.get_mut(self.filled..).unwrap_or_default()) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other,
+                other => break other?,
             }
         };
-        self.buffer.truncate(have + read.as_ref().copied().unwrap_or_default());
-        let more = read? > 0;
+        self.filled += read;
+        let more = read > 0;
         self.ended = !more && !self.follow;
         Ok(more)
     }
@@ -244,8 +247,7 @@ impl LineSource<File> {
 
     fn go_to(&mut self, offset: u64, cursor: u64) -> io::Result<()> {
         self.reader.seek(SeekFrom::Start(cursor))?;
-        self.buffer.clear();
-        (self.used, self.cursor, self.next_offset) = (0, cursor, offset);
+        (self.used, self.filled, self.cursor, self.next_offset) = (0, 0, cursor, offset);
         (self.ended, self.skipping, self.held) = (false, false, None);
         if let Some(csv) = &mut self.csv {
             csv.go_on();

@@ -7,7 +7,7 @@ pub mod schema;
 
 pub use batch::{Draft, EVENT_TIMES, EventTime, MAX_TEXT_BYTES, TransactionBatch, TransactionRef};
 pub use money::Currency;
-pub use refusal::{Refusal, shorten};
+pub use refusal::{Refusal, Why, shorten};
 pub use schema::{Field, NumberField, Schema, TextField};
 
 /// Where a record stands in its source: the order inside a partition is the source's own.

@@ -1,13 +1,20 @@
 //! Why a record is no transaction: field, value (shortened, never a card number) and what was expected.
 
 use std::fmt;
+use std::ops::Deref;
 
 /// At most this many characters of a refused value are kept.
 pub const VALUE_CHARS: usize = 40;
 
-/// A record that was refused, in words its sender can act on.
+/// A record that was refused, in words its sender can act on. One word wide: there is room for one beside every
+/// record, and next to none is ever there.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error)]
-pub struct Refusal {
+#[serde(transparent)]
+pub struct Refusal(Box<Why>);
+
+/// What a [`Refusal`] says.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Why {
     /// The field as the sender calls it, or empty where the record as a whole is at fault.
     pub field: String,
     /// The value found, shortened and with long runs of digits masked; empty where there was none.
@@ -18,13 +25,26 @@ pub struct Refusal {
 impl Refusal {
     #[must_use]
     pub fn new(field: impl Into<String>, value: &[u8], expected: impl Into<String>) -> Self {
-        Self { field: field.into(), value: shorten(value), expected: expected.into() }
+        Self(Box::new(Why { field: field.into(), value: shorten(value), expected: expected.into() }))
     }
 
     /// A record that is wrong as a whole, at no field in particular.
     #[must_use]
     pub fn whole(value: &[u8], expected: impl Into<String>) -> Self {
         Self::new("", value, expected)
+    }
+
+    #[must_use]
+    pub fn into_why(self) -> Why {
+        *self.0
+    }
+}
+
+impl Deref for Refusal {
+    type Target = Why;
+
+    fn deref(&self) -> &Why {
+        &self.0
     }
 }
 
