@@ -3,7 +3,10 @@
 
 pub mod body;
 mod csv;
+mod digits;
+mod fill;
 mod json;
+mod layout;
 mod mapping;
 mod scan;
 mod time;
