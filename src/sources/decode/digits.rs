@@ -8,8 +8,8 @@ pub(super) struct Plain {
     /// At most eighteen digits.
     pub units: u64,
     pub decimals: u8,
-    /// Where its text ends.
-    pub end: usize,
+    /// How long its text is.
+    pub len: usize,
 }
 
 const POWERS: [u64; 19] = {
@@ -23,39 +23,44 @@ const POWERS: [u64; 19] = {
 };
 
 impl Plain {
-    /// Reads the number that begins at `at`, up to the first byte that is not of it. `None` where JSON has no
-    /// such number, where it has an exponent, or where it has too many digits to be read here.
+    /// Reads the number at the start of `bytes`, up to the first byte that is not of it. `None` where JSON has
+    /// no such number, where it has an exponent, or where it has too many digits to be read here.
     #[inline]
-    pub fn read(bytes: &[u8], at: usize) -> Option<Self> {
-        let negative = bytes.get(at) == Some(&b'-');
-        let start = at + usize::from(negative);
-        let (mut units, mut digits) = leading_digits(window(bytes, start));
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let negative = bytes.first() == Some(&b'-');
+        let whole = bytes.get(usize::from(negative)..)?;
+        let word = window(whole);
+        let (mut units, mut digits) = leading_digits(word);
+        let mut rest = whole.get(digits..)?;
         if digits == 8 {
-            let (more, count) = leading_digits(window(bytes, start + 8));
+            let (more, count) = leading_digits(window(rest));
             if count == 8 {
                 return None;
             }
             units = units * power(count)? + more;
             digits += count;
+            rest = rest.get(count..)?;
         }
-        if digits == 0 || digits > 1 && bytes.get(start) == Some(&b'0') {
+        let zero = word & 0xff == u64::from(b'0');
+        if digits == 0 || digits > 1 && zero {
             return None;
         }
-        let mut end = start + digits;
-        let mut next = bytes.get(end);
         let mut decimals = 0;
-        if next == Some(&b'.') {
-            let (part, count) = leading_digits(window(bytes, end + 1));
+        if let [b'.', part @ ..] = rest {
+            let (more, count) = leading_digits(window(part));
             if count == 0 || count == 8 || digits + count > 18 {
                 return None;
             }
-            units = units * power(count)? + part;
-            end += 1 + count;
-            next = bytes.get(end);
-            decimals = u8::try_from(count).ok()?;
+            units = units * power(count)? + more;
+            decimals = count;
+            rest = part.get(count..)?;
         }
-        let exponent = matches!(next, Some(b'e' | b'E'));
-        (!exponent).then_some(Self { negative, units, decimals, end })
+        if let [b'e' | b'E', ..] = rest {
+            return None;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "below eight")]
+        let decimals = decimals as u8;
+        Some(Self { negative, units, decimals, len: bytes.len() - rest.len() })
     }
 
     /// The number in units of ten to the power `-decimals`, if it is a whole number of them and positive.
@@ -86,28 +91,25 @@ fn power(of: usize) -> Option<u64> {
 /// A finite number.
 #[inline]
 pub(super) fn number(text: &str) -> Option<f64> {
-    let plain = Plain::read(text.as_bytes(), 0).filter(|plain| plain.end == text.len());
+    let plain = Plain::read(text.as_bytes()).filter(|plain| plain.len == text.len());
     if let Some(number) = plain.and_then(Plain::float) {
         return Some(number);
     }
     text.parse::<f64>().ok().filter(|number| number.is_finite())
 }
 
-/// The eight bytes from `at` on, the first lowest; zeros stand for those behind the end.
+/// The first eight bytes, the first lowest; zeros stand for those behind the end.
 #[inline]
-pub(super) fn window(bytes: &[u8], at: usize) -> u64 {
-    match bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+pub(super) fn window(bytes: &[u8]) -> u64 {
+    match bytes.first_chunk::<8>() {
         Some(chunk) => u64::from_le_bytes(*chunk),
-        None => last_window(bytes, at),
+        None => short_window(bytes),
     }
 }
 
-fn last_window(bytes: &[u8], at: usize) -> u64 {
-    let rest = bytes.get(at..).unwrap_or_default();
-    match bytes.last_chunk::<8>() {
-        Some(chunk) if !rest.is_empty() => u64::from_le_bytes(*chunk) >> (64 - 8 * rest.len()),
-        _ => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
-    }
+#[inline(never)]
+fn short_window(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
 /// How many of the eight bytes are digits before the first that is none, and the number they make. See
@@ -142,8 +144,8 @@ mod tests {
 
         #[test]
         fn a_plain_number_ends_where_json_ends_it(text in "-?[0-9]{0,17}(\\.[0-9]{0,9})?[,} eE.]?.{0,9}") {
-            if let Some(plain) = Plain::read(text.as_bytes(), 0) {
-                let (own, rest) = text.split_at(plain.end);
+            if let Some(plain) = Plain::read(text.as_bytes()) {
+                let (own, rest) = text.split_at(plain.len);
                 prop_assert!(serde_json::from_str::<serde_json::Number>(own).is_ok(), "{}", own);
                 prop_assert!(!rest.starts_with(['e', 'E', '.']) || rest.starts_with('.') && plain.decimals > 0);
                 prop_assert!(!rest.starts_with(|c: char| c.is_ascii_digit()));
@@ -157,7 +159,7 @@ mod tests {
             let rest = bytes.get(at..).unwrap_or_default();
             let digits: String = rest.iter().take(8).take_while(|b| b.is_ascii_digit()).map(|b| char::from(*b)).collect();
             let wanted = (digits.parse().unwrap_or(0), digits.len());
-            prop_assert_eq!(leading_digits(window(&bytes, at)), wanted);
+            prop_assert_eq!(leading_digits(window(rest)), wanted);
         }
     }
 
@@ -174,7 +176,7 @@ mod tests {
 
     #[test]
     fn numbers_scale_exactly_or_not_at_all() {
-        let scaled = |text: &str, decimals| Plain::read(text.as_bytes(), 0).and_then(|plain| plain.scaled(decimals));
+        let scaled = |text: &str, decimals| Plain::read(text.as_bytes()).and_then(|plain| plain.scaled(decimals));
         assert_eq!(scaled("12.34", 2), Some(1_234));
         assert_eq!(scaled("12.3", 2), Some(1_230));
         assert_eq!(scaled("12", 0), Some(12));

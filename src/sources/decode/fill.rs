@@ -88,8 +88,8 @@ impl Targets {
                 row.currency.is_some()
             }
             Field::EventTime | Field::Number(_) | Field::Amount => {
-                let plain = Plain::read(record.as_bytes(), start as usize);
-                let plain = plain.filter(|plain| plain.end == (start + len) as usize);
+                let plain = record.as_bytes().get(start as usize..).and_then(Plain::read);
+                let plain = plain.filter(|plain| plain.len == len as usize);
                 plain.is_some_and(|plain| self.set_plain(row, (target, field), value, plain))
             }
         }

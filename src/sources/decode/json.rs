@@ -6,7 +6,7 @@ use super::digits::Plain;
 use super::fill::Targets;
 use super::layout::{Layouts, Slot};
 use super::mapping::Mapping;
-use super::scan::{Kind, MAX_SCANNED, Scanner, Value, plain_until, unescape};
+use super::scan::{Kind, MAX_SCANNED, Scanner, Value, plain_bytes, unescape};
 use crate::pipeline::ports::Decode;
 use crate::transaction::{Refusal, TransactionBatch};
 
@@ -188,58 +188,54 @@ impl JsonDecoder {
     /// Reads a record along the layout of one before. `None` if it has another or is to be refused, or where
     /// that is not plain to see: then it is to be [parsed](Self::parse), and nothing of it stays behind.
     fn follow(&mut self, text: &str, into: &mut TransactionBatch) -> Option<()> {
-        let bytes = text.as_bytes();
         let mut next = self.layouts.first()?;
         let mut row = self.targets.begin(text, into);
-        let mut at = 0;
+        let mut bytes = text.as_bytes();
         loop {
-            let piece = self.layouts.find(next, bytes, at)?;
-            at += piece.len as usize;
+            let (piece, rest) = self.layouts.find(next, bytes)?;
             next = piece.next;
-            let (depth, field) = match piece.slot {
-                Slot::End => break,
-                Slot::Target { target, field, depth } => (depth, Some((usize::from(target), field))),
-                Slot::NoObject(_) if bytes.get(at) == Some(&b'{') => return None,
-                Slot::NoObject(depth) | Slot::Unmapped(depth) => (depth, None),
-            };
-            let (value, set) = match *bytes.get(at)? {
-                b'"' => {
-                    let end = plain_until(bytes, at + 1);
-                    if bytes.get(end) == Some(&b'"') {
-                        let value = Value::new(Kind::Text, at + 1, end);
-                        at = end + 1;
-                        (value, field.is_none_or(|field| self.targets.set_text(&mut row, text, field, value)))
-                    } else {
-                        (odd(text, &mut at, depth)?, false)
+            let start = text.len() - rest.len();
+            if let [b'"', inside @ ..] = rest
+                && let len = plain_bytes(inside)
+                && let Some([b'"', rest @ ..]) = inside.get(len..)
+            {
+                bytes = rest;
+                if let Slot::Target { target, field, .. } = piece.slot {
+                    let value = Value::new(Kind::Text, start + 1, start + 1 + len);
+                    let target = usize::from(target);
+                    if !self.targets.set_text(&mut row, text, (target, field), value) {
+                        self.targets.set(&mut row, text, target, value).ok()?;
                     }
                 }
-                b'-' | b'0'..=b'9' => match Plain::read(bytes, at) {
-                    Some(plain) => {
-                        let value = Value::new(Kind::Number, at, plain.end);
-                        at = plain.end;
-                        (value, field.is_none_or(|field| self.targets.set_plain(&mut row, field, value, plain)))
+            } else if let [b'-' | b'0'..=b'9', ..] = rest
+                && let Some(plain) = Plain::read(rest)
+            {
+                bytes = rest.get(plain.len..)?;
+                if let Slot::Target { target, field, .. } = piece.slot {
+                    let value = Value::new(Kind::Number, start, start + plain.len);
+                    let target = usize::from(target);
+                    if !self.targets.set_plain(&mut row, (target, field), value, plain) {
+                        self.targets.set(&mut row, text, target, value).ok()?;
                     }
-                    None => (odd(text, &mut at, depth)?, false),
-                },
-                _ => (odd(text, &mut at, depth)?, false),
-            };
-            if let Some((target, _)) = field.filter(|_| !set) {
-                self.targets.set(&mut row, text, target, value).ok()?;
+                }
+            } else {
+                let (depth, target) = match piece.slot {
+                    Slot::End if rest.is_empty() => break,
+                    Slot::End => return None,
+                    Slot::NoObject(_) if rest.first() == Some(&b'{') => return None,
+                    Slot::NoObject(depth) | Slot::Unmapped(depth) => (depth, None),
+                    Slot::Target { target, depth, .. } => (depth, Some(usize::from(target))),
+                };
+                let mut scanner = Scanner::at(text, start);
+                let value = scanner.value(depth)?;
+                bytes = text.as_bytes().get(scanner.place()..)?;
+                if let Some(target) = target {
+                    self.targets.set(&mut row, text, target, value).ok()?;
+                }
             }
-        }
-        if at != bytes.len() {
-            return None;
         }
         self.targets.finish(row, text).ok()
     }
-}
-
-/// A value of any form that begins at `at`, which is moved to its end.
-fn odd(text: &str, at: &mut usize, depth: u32) -> Option<Value> {
-    let mut scanner = Scanner::at(text, *at);
-    let value = scanner.value(depth)?;
-    *at = scanner.place();
-    Some(value)
 }
 
 /// A target that is in the record twice.

@@ -32,14 +32,14 @@ pub(super) struct Place {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Piece {
-    /// The first eight bytes, and the last eight or zero.
+    /// The first eight bytes (zeros behind the end), and the last eight.
     head: u64,
     tail: u64,
     /// Which bits of `head` count: shorter pieces have fewer.
     mask: u64,
     /// Where its bytes are in [`Layouts::bytes`].
     from: u32,
-    pub len: u32,
+    len: u32,
     /// The first of the pieces that may come after it, or [`NONE`].
     pub next: u32,
     /// Another that may stand in its place, or [`NONE`].
@@ -81,30 +81,35 @@ impl Layouts {
         (self.first != NONE).then_some(self.first)
     }
 
-    /// The piece that stands at `at`: `from` or one that may be in its place.
+    /// The piece that stands at the start of `bytes`, `from` or one that may be in its place, and what comes
+    /// after it.
     #[inline]
-    pub fn find(&self, mut from: u32, bytes: &[u8], at: usize) -> Option<&Piece> {
+    pub fn find<'b>(&self, mut from: u32, bytes: &'b [u8]) -> Option<(&Piece, &'b [u8])> {
         loop {
             let piece = self.pieces.get(from as usize)?;
-            if self.stands(piece, bytes, at) {
-                return Some(piece);
+            if let Some(rest) = self.after(piece, bytes) {
+                return Some((piece, rest));
             }
             from = piece.other;
         }
     }
 
     #[inline]
-    fn stands(&self, piece: &Piece, bytes: &[u8], at: usize) -> bool {
+    fn after<'b>(&self, piece: &Piece, bytes: &'b [u8]) -> Option<&'b [u8]> {
         let len = piece.len as usize;
-        let Some(found) = bytes.get(at..at + len) else { return false };
-        if window(bytes, at) & piece.mask != piece.head {
-            return false;
+        let rest = bytes.get(len..)?;
+        if window(bytes) & piece.mask != piece.head {
+            return None;
         }
-        if len <= 8 {
-            return true;
+        if len > 8 && (window(bytes.get(len - 8..)?) != piece.tail || len > 16 && !self.same(piece, bytes)) {
+            return None;
         }
-        let from = piece.from as usize;
-        window(found, len - 8) == piece.tail && (len <= 16 || self.bytes.get(from..from + len) == Some(found))
+        Some(rest)
+    }
+
+    fn same(&self, piece: &Piece, bytes: &[u8]) -> bool {
+        let (from, len) = (piece.from as usize, piece.len as usize);
+        self.bytes.get(from..from + len).is_some_and(|piece| bytes.starts_with(piece))
     }
 
     /// Starts a record that is parsed.
@@ -167,8 +172,8 @@ impl Layouts {
         let new = u32::try_from(self.pieces.len()).ok()?;
         let mask = if bytes.len() >= 8 { u64::MAX } else { (1 << (8 * bytes.len())) - 1 };
         self.pieces.push(Piece {
-            head: window(bytes, 0),
-            tail: window(bytes, bytes.len().saturating_sub(8)),
+            head: window(bytes),
+            tail: window(bytes.get(bytes.len().saturating_sub(8)..).unwrap_or_default()),
             mask,
             from: u32::try_from(self.bytes.len()).ok()?,
             len: u32::try_from(bytes.len()).ok()?,

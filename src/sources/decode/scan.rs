@@ -163,7 +163,7 @@ impl<'a> Scanner<'a> {
         let start = self.at;
         let mut kind = Kind::Text;
         loop {
-            self.at = plain_until(self.bytes, self.at);
+            self.at += plain_bytes(self.bytes.get(self.at..).unwrap_or_default());
             match self.peek() {
                 Some(b'"') => {
                     let value = Value::new(kind, start, self.at);
@@ -314,31 +314,24 @@ impl<'a> Scanner<'a> {
 }
 
 /// How many bytes from the start are plain text of a string: no quote, no backslash, no control character.
+/// Eight at a time: a byte below 128 is marked when it borrows, which a control character or a quote does of
+/// 0x21 once its second bit is flipped, and a backslash of 0x01 once it is flipped to zero.
 #[inline]
 pub(super) fn plain_bytes(bytes: &[u8]) -> usize {
-    plain_until(bytes, 0)
-}
-
-/// Where the plain text ends that begins at `from`. Eight bytes at a time: a byte below 128 is marked when it
-/// borrows, which a control character or a quote does of 0x21 once its second bit is flipped, and a backslash
-/// of 0x01 once it is flipped to zero.
-#[inline]
-pub(super) fn plain_until(bytes: &[u8], from: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
-    let mut at = from;
-    while at < bytes.len() {
+    let mut rest = bytes;
+    loop {
         // Behind the end stand zeros, which are control characters.
-        let word = window(bytes, at);
+        let word = window(rest);
         let control_or_quote = (word ^ (ONES * 0x02)).wrapping_sub(ONES * 0x21);
         let backslash = (word ^ (ONES * 0x5c)).wrapping_sub(ONES);
         let found = (control_or_quote | backslash) & !word & (ONES * 0x80);
         if found != 0 {
             // The lowest mark is exact: a borrow only disturbs the bytes above it.
-            return at + (found.trailing_zeros() / 8) as usize;
+            return bytes.len() - rest.len() + (found.trailing_zeros() / 8) as usize;
         }
-        at += 8;
+        rest = rest.get(8..).unwrap_or_default();
     }
-    at.min(bytes.len())
 }
 
 fn hex4(digits: &[u8]) -> Option<u32> {
