@@ -22,6 +22,13 @@ pub(super) struct Targets {
     pub scratch: String,
 }
 
+/// A field by its place in [`Targets::fields`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Target {
+    pub at: u16,
+    pub field: Field,
+}
+
 /// A transaction of which some fields are read.
 pub(super) struct Row<'b> {
     draft: Draft<'b>,
@@ -35,11 +42,16 @@ pub(super) struct Row<'b> {
 }
 
 impl Row<'_> {
-    /// Sets a text field to a value as it stands in the record; `false` if it has to be looked at.
+    /// Sets a text field to a part of the record as it stands; `false` if it has to be looked at.
     #[inline]
-    fn place(&mut self, field: Field, value: Value) -> bool {
-        let (start, len) = value.span();
-        let Some(kept) = self.kept.filter(|_| (1..=MAX_TEXT_BYTES).contains(&(len as usize))) else { return false };
+    fn place(&mut self, field: Field, start: usize, len: usize) -> bool {
+        let Some(kept) = self.kept else { return false };
+        // Lengths from one to the greatest.
+        if len.wrapping_sub(1) >= MAX_TEXT_BYTES {
+            return false;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "a record that is kept is short")]
+        let (start, len) = (start as u32, len as u32);
         match field {
             Field::Text(field) => self.draft.set_text_at(field, kept, start, len),
             Field::TransactionId => {
@@ -63,7 +75,7 @@ impl Targets {
     /// The place of a target's value in a layout.
     pub fn slot(&self, target: usize, depth: u32) -> Slot {
         match (self.fields.get(target), u16::try_from(target)) {
-            (Some((field, _)), Ok(target)) => Slot::Target { target, field: *field, depth },
+            (Some((field, _)), Ok(at)) => Slot::Target(Target { at, field: *field }, depth),
             _ => Slot::Unmapped(depth),
         }
     }
@@ -79,27 +91,30 @@ impl Targets {
     /// Sets a target's field to a text without escapes if that is the whole matter; `false` if it is not, and
     /// [`set`](Self::set) is to be asked.
     #[inline]
-    pub fn set_text(&self, row: &mut Row<'_>, record: &str, (target, field): (usize, Field), value: Value) -> bool {
-        let (start, len) = value.span();
-        match field {
-            Field::Text(_) | Field::TransactionId => row.place(field, value),
-            Field::Currency => {
-                row.currency = Currency::parse(value.of(record));
-                row.currency.is_some()
-            }
-            Field::EventTime | Field::Number(_) | Field::Amount => {
-                let plain = record.as_bytes().get(start as usize..).and_then(Plain::read);
-                let plain = plain.filter(|plain| plain.len == len as usize);
-                plain.is_some_and(|plain| self.set_plain(row, (target, field), value, plain))
-            }
+    pub fn set_text(&self, row: &mut Row<'_>, record: &str, target: Target, start: usize, len: usize) -> bool {
+        match target.field {
+            Field::Text(_) | Field::TransactionId => row.place(target.field, start, len),
+            _ => self.set_other(row, record, target, start, len),
+        }
+    }
+
+    fn set_other(&self, row: &mut Row<'_>, record: &str, target: Target, start: usize, len: usize) -> bool {
+        let text = record.get(start..start + len).unwrap_or_default();
+        if target.field == Field::Currency {
+            row.currency = Currency::parse(text);
+            return row.currency.is_some();
+        }
+        match Plain::read(text.as_bytes()) {
+            Some(plain) if plain.len == len => self.set_plain(row, target, start, plain, Kind::Text),
+            _ => false,
         }
     }
 
     /// As [`set_text`](Self::set_text), for a number that was read.
     #[inline]
-    pub fn set_plain(&self, row: &mut Row<'_>, (target, field): (usize, Field), value: Value, plain: Plain) -> bool {
-        match field {
-            Field::Text(_) | Field::TransactionId => row.place(field, value),
+    pub fn set_plain(&self, row: &mut Row<'_>, target: Target, start: usize, plain: Plain, kind: Kind) -> bool {
+        match target.field {
+            Field::Text(_) | Field::TransactionId => row.place(target.field, start, plain.len),
             Field::EventTime => {
                 let scale = self.mapping.time.decimals();
                 row.time = scale.and_then(|scale| plain.scaled(scale)).and_then(taken);
@@ -110,7 +125,8 @@ impl Targets {
                 number.map(|number| row.draft.set_number(field, number)).is_some()
             }
             Field::Amount => {
-                row.amount = Some((target, value, Some(plain)));
+                let value = Value::new(kind, start, start + plain.len);
+                row.amount = Some((usize::from(target.at), value, Some(plain)));
                 true
             }
             Field::Currency => false,

@@ -200,23 +200,21 @@ impl JsonDecoder {
                 && let Some([b'"', rest @ ..]) = inside.get(len..)
             {
                 bytes = rest;
-                if let Slot::Target { target, field, .. } = piece.slot {
+                if let Slot::Target(target, _) = piece.slot
+                    && !self.targets.set_text(&mut row, text, target, start + 1, len)
+                {
                     let value = Value::new(Kind::Text, start + 1, start + 1 + len);
-                    let target = usize::from(target);
-                    if !self.targets.set_text(&mut row, text, (target, field), value) {
-                        self.targets.set(&mut row, text, target, value).ok()?;
-                    }
+                    self.targets.set(&mut row, text, usize::from(target.at), value).ok()?;
                 }
             } else if let [b'-' | b'0'..=b'9', ..] = rest
                 && let Some(plain) = Plain::read(rest)
             {
                 bytes = rest.get(plain.len..)?;
-                if let Slot::Target { target, field, .. } = piece.slot {
+                if let Slot::Target(target, _) = piece.slot
+                    && !self.targets.set_plain(&mut row, target, start, plain, Kind::Number)
+                {
                     let value = Value::new(Kind::Number, start, start + plain.len);
-                    let target = usize::from(target);
-                    if !self.targets.set_plain(&mut row, (target, field), value, plain) {
-                        self.targets.set(&mut row, text, target, value).ok()?;
-                    }
+                    self.targets.set(&mut row, text, usize::from(target.at), value).ok()?;
                 }
             } else {
                 let (depth, target) = match piece.slot {
@@ -224,7 +222,7 @@ impl JsonDecoder {
                     Slot::End => return None,
                     Slot::NoObject(_) if rest.first() == Some(&b'{') => return None,
                     Slot::NoObject(depth) | Slot::Unmapped(depth) => (depth, None),
-                    Slot::Target { target, depth, .. } => (depth, Some(usize::from(target))),
+                    Slot::Target(target, depth) => (depth, Some(usize::from(target.at))),
                 };
                 let mut scanner = Scanner::at(text, start);
                 let value = scanner.value(depth)?;

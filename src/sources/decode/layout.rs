@@ -7,7 +7,7 @@
 //! state of the parser, so that a record that follows the tree to an end is valid, and has no key twice.
 
 use super::digits::window;
-use crate::transaction::Field;
+use super::fill::Target;
 
 /// What comes after a piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(super) enum Slot {
     /// A value where the mapping goes on into an object: it must be none.
     NoObject(u32),
     /// The value of a target, standing so deep.
-    Target { target: u16, field: Field, depth: u32 },
+    Target(Target, u32),
 }
 
 /// A value of a record: where it begins and ends, quotes included.
