@@ -12,15 +12,27 @@ pub(super) struct Plain {
     pub len: usize,
 }
 
-const POWERS: [u64; 19] = {
-    let mut powers = [1; 19];
-    let mut at = 1;
-    while at < 19 {
-        powers[at] = powers[at - 1] * 10;
-        at += 1;
-    }
-    powers
-};
+const POWERS: [u64; 19] = [
+    1,
+    10,
+    100,
+    1_000,
+    10_000,
+    100_000,
+    1_000_000,
+    10_000_000,
+    100_000_000,
+    1_000_000_000,
+    10_000_000_000,
+    100_000_000_000,
+    1_000_000_000_000,
+    10_000_000_000_000,
+    100_000_000_000_000,
+    1_000_000_000_000_000,
+    10_000_000_000_000_000,
+    100_000_000_000_000_000,
+    1_000_000_000_000_000_000,
+];
 
 impl Plain {
     /// Reads the number at the start of `bytes`, up to the first byte that is not of it. `None` where JSON has

@@ -53,8 +53,8 @@ const MAX_PIECES: usize = 512;
 const MAX_PIECE: usize = 256;
 /// At most this many stand in one place: they are tried one after another.
 const MAX_OTHERS: usize = 8;
-/// Learning pauses for this many records when everything had to be forgotten, and for twice as many each
-/// time again: a stream without a layout must not cost much more than parsing it.
+/// When there is no room for a layout, what is known is kept until this many records had to be parsed, and
+/// then forgotten; the next time twice as many. A stream without layouts must not cost much more than parsing.
 const PAUSES: std::ops::Range<u32> = 16..16_384;
 
 /// The layouts of a decoder's records.
@@ -66,6 +66,7 @@ pub(super) struct Layouts {
     first: u32,
     /// The places of the record being parsed, for [`learn`](Self::learn).
     places: Vec<Place>,
+    /// So many records more are parsed before everything is forgotten; 0 where there is room.
     waits: u32,
     pause: u32,
 }
@@ -129,6 +130,9 @@ impl Layouts {
     pub fn learn(&mut self, record: &[u8]) {
         if self.waits > 0 {
             self.waits -= 1;
+            if self.waits == 0 {
+                self.forget();
+            }
             return;
         }
         let places = std::mem::take(&mut self.places);
@@ -141,7 +145,8 @@ impl Layouts {
                 break;
             }
             let Some(piece) = self.piece(before, bytes, place.slot) else {
-                self.forget();
+                self.waits = self.pause;
+                self.pause = (self.pause * 2).min(PAUSES.end);
                 break;
             };
             before = Some(piece);
@@ -194,7 +199,5 @@ impl Layouts {
         self.pieces.clear();
         self.bytes.clear();
         self.first = NONE;
-        self.waits = self.pause;
-        self.pause = (self.pause * 2).min(PAUSES.end);
     }
 }

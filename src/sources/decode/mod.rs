@@ -3,6 +3,8 @@
 
 pub mod body;
 mod csv;
+#[cfg(test)]
+mod differential;
 mod digits;
 mod fill;
 mod json;
