@@ -19,7 +19,7 @@ use super::types::{
     Accepted, AlertPage, AlertQuery, Decision, DecisionAnswer, Decisions, ErrorBody, LabelResult, Labelled,
     NewSubscriber, Pause, Profile, RecordResult, RecordStatus, Subscriber, Subscribers, TestResult,
 };
-use super::{Backend, BodyKind, Failure, Keys, RequestTimes, auth, openapi, stream};
+use super::{Backend, BodyKind, Failure, Keys, RequestTimes, auth, linger, openapi, stream};
 use crate::clock::Stopwatch;
 use crate::tally::Tally;
 
@@ -49,7 +49,8 @@ pub fn router(backend: Arc<dyn Backend>, keys: Keys, limits: Limits) -> Router {
         .route("/v1/alerts/stream", get(stream::alerts))
         .layer(middleware::from_fn_with_state(Arc::new(keys), auth::check))
         .layer(RequestBodyLimitLayer::new(limits.max_body))
-        .layer(axum::extract::DefaultBodyLimit::disable());
+        .layer(axum::extract::DefaultBodyLimit::disable())
+        .layer(middleware::from_fn(linger::read_the_rest));
     let open = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))

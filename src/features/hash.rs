@@ -2,16 +2,18 @@
 
 use std::hash::Hasher;
 
-use siphasher::sip128::{Hasher128, SipHasher24};
+use siphasher::sip::SipHasher13 as Sip64;
+use siphasher::sip128::{Hasher128, SipHasher13 as Sip128};
 
 use super::FeatureSet;
 use crate::transaction::TransactionBatch;
 
-/// SipHash-2-4 with 128 bits of output (Aumasson and Bernstein, 2012), a key of its own for each field.
+/// SipHash-1-3 (Aumasson and Bernstein, 2012), a key of its own for each field: 128 bits of output for what
+/// entities are known by, 64 for transactions' ids and for values that are only compared.
 #[derive(Debug, Clone)]
 pub struct KeyedHasher {
     key: [u8; 16],
-    ids: SipHasher24,
+    ids: Sip64,
 }
 
 /// Stands for a field that a transaction does not have. A real hash is never 0.
@@ -20,15 +22,14 @@ pub(super) const ABSENT: u128 = 0;
 impl KeyedHasher {
     #[must_use]
     pub fn new(key: [u8; 16]) -> Self {
-        let mut this = Self { key, ids: SipHasher24::new_with_key(&key) };
-        this.ids = this.domain("transaction_id");
-        this
+        let ids = Sip64::new_with_key(&domain_key(&key, "transaction_id"));
+        Self { key, ids }
     }
 
     /// The hash of a transaction's id.
     #[must_use]
     pub fn transaction_id(&self, id: &str) -> u64 {
-        low(hash(&self.ids, id))
+        self.ids.hash(id.as_bytes()).max(1)
     }
 
     /// The key of an entity over one or more fields; `None` if a value is missing.
@@ -40,14 +41,17 @@ impl KeyedHasher {
         if fields.len() == 1 { hashes.next() } else { Some(self.combine(hashes)) }
     }
 
-    pub(super) fn domain(&self, field: &str) -> SipHasher24 {
-        let mut hasher = SipHasher24::new_with_key(&self.key);
-        hasher.write(field.as_bytes());
-        SipHasher24::new_with_key(&hasher.finish128().as_u128().to_le_bytes())
+    pub(super) fn domain(&self, field: &str) -> Sip128 {
+        Sip128::new_with_key(&domain_key(&self.key, field))
+    }
+
+    /// For a field whose values are only compared.
+    fn short_domain(&self, field: &str) -> Sip64 {
+        Sip64::new_with_key(&domain_key(&self.key, field))
     }
 
     pub(super) fn combine(&self, hashes: impl Iterator<Item = u128>) -> u128 {
-        let mut hasher = SipHasher24::new_with_key(&self.key);
+        let mut hasher = Sip128::new_with_key(&self.key);
         for hash in hashes {
             hasher.write(&hash.to_le_bytes());
         }
@@ -55,7 +59,12 @@ impl KeyedHasher {
     }
 }
 
-fn hash(domain: &SipHasher24, text: &str) -> u128 {
+/// The key of a field's own hashes.
+fn domain_key(key: &[u8; 16], field: &str) -> [u8; 16] {
+    Sip128::new_with_key(key).hash(field.as_bytes()).as_u128().to_le_bytes()
+}
+
+fn hash(domain: &Sip128, text: &str) -> u128 {
     // One call to `hash` instead of `write` and `finish`: no state is carried from value to value.
     domain.hash(text.as_bytes()).as_u128().max(1)
 }
@@ -70,7 +79,7 @@ pub(super) fn low(hash: u128) -> u64 {
 pub struct Prepared {
     rows: usize,
     ids: Vec<u64>,
-    /// Field by field (in the set's order), a hash a row.
+    /// Field by field (in the set's order), a hash a row; 64 bits of it where the field is no entity's key.
     fields: Vec<u128>,
     /// Entity by entity (in the set's order), a key a row.
     keys: Vec<u128>,
@@ -83,11 +92,16 @@ impl Prepared {
         self.ids.clear();
         self.ids.extend(batch.iter().map(|transaction| hasher.transaction_id(transaction.id())));
         self.fields.clear();
-        for (field, name) in &set.hashed {
-            let domain = hasher.domain(name);
-            self.fields.extend(
-                batch.iter().map(|transaction| transaction.text(*field).map_or(ABSENT, |text| hash(&domain, text))),
-            );
+        for (at, (field, name)) in set.hashed.iter().enumerate() {
+            let texts = batch.iter().map(|transaction| transaction.text(*field));
+            if set.entities.iter().any(|entity| entity.key_fields.contains(&at)) {
+                let domain = hasher.domain(name);
+                self.fields.extend(texts.map(|text| text.map_or(ABSENT, |text| hash(&domain, text))));
+            } else {
+                let domain = hasher.short_domain(name);
+                let short = |text: &str| u128::from(domain.hash(text.as_bytes()).max(1));
+                self.fields.extend(texts.map(|text| text.map_or(ABSENT, short)));
+            }
         }
         self.keys.clear();
         for entity in &set.entities {

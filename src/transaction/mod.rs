@@ -5,7 +5,7 @@ pub mod money;
 mod refusal;
 pub mod schema;
 
-pub use batch::{Draft, EVENT_TIMES, EventTime, MAX_TEXT_BYTES, TransactionBatch, TransactionRef};
+pub use batch::{Draft, EVENT_TIMES, EventTime, Kept, MAX_TEXT_BYTES, TransactionBatch, TransactionRef};
 pub use money::Currency;
 pub use refusal::{Refusal, Why, shorten};
 pub use schema::{Field, NumberField, Schema, TextField};

@@ -1,6 +1,8 @@
 //! The service over HTTP, as those who build on it meet it.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
@@ -120,6 +122,26 @@ fn bodies_have_a_limit() {
     let service = Service::start(folder.path(), "[http]\nmax_body = \"64KiB\"\n");
     assert_eq!(service.post("/v1/transactions", "x".repeat(70_000)).0, 413);
     assert_eq!(service.post("/v1/decisions", payment("p1").to_string()).0, 200);
+}
+
+/// A client that sends all it has before it reads: more than a socket holds.
+#[test]
+fn who_sends_too_much_is_told_so_after_the_last_byte() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let service = Service::start(folder.path(), "[http]\nmax_body = \"64KiB\"\n");
+    let body = vec![b'x'; 8 << 20];
+    let chunked = [format!("{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
+    for (length, body) in
+        [(format!("content-length: {}", body.len()), &body), ("transfer-encoding: chunked".into(), &chunked)]
+    {
+        let mut stream = TcpStream::connect(service.url.trim_start_matches("http://")).expect("connects");
+        write!(stream, "POST /v1/transactions HTTP/1.1\r\nhost: caddis\r\nconnection: close\r\n{length}\r\n\r\n")
+            .expect("takes the head");
+        stream.write_all(body).expect("takes the body");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{length}: {answer}");
+    }
 }
 
 #[test]

@@ -2,20 +2,23 @@
 
 use std::sync::Arc;
 
-use super::mapping::{AmountUnit, Mapping, field_name};
-use super::scan::{Kind, MAX_SCANNED, Scanner, Value, unescape};
+use super::digits::Plain;
+use super::fill::Targets;
+use super::layout::{Layouts, Slot};
+use super::mapping::Mapping;
+use super::scan::{Kind, MAX_SCANNED, Scanner, Value, plain_bytes, unescape};
 use crate::pipeline::ports::Decode;
-use crate::transaction::money::{AmountError, parse_major, parse_minor};
-use crate::transaction::{Currency, Field, MAX_TEXT_BYTES, Refusal, TransactionBatch};
+use crate::transaction::{Refusal, TransactionBatch};
 
-/// Reads one JSON object a record.
+/// Reads one JSON object a record: along the layout of one before if it has the same, or else by parsing it
+/// and learning its layout. Either way gives the same transaction.
 #[derive(Debug)]
 pub struct JsonDecoder {
     mapping: Arc<Mapping>,
+    layouts: Layouts,
     /// The mapping's paths as a tree; node 0 is the record.
     nodes: Vec<Node>,
-    /// By target: the field and the name its sender gives it.
-    targets: Vec<(Field, String)>,
+    targets: Targets,
     scratch: String,
 }
 
@@ -49,9 +52,9 @@ impl JsonDecoder {
     #[must_use]
     pub fn new(mapping: Arc<Mapping>) -> Self {
         let mut nodes = vec![Node::default()];
-        let mut targets = Vec::new();
+        let mut targets = Targets::new(Arc::clone(&mapping));
         for (path, field) in mapping.paths.iter().take(MAX_TARGETS) {
-            targets.push((*field, path.join(".")));
+            targets.fields.push((*field, path.join(".")));
             let mut node = 0;
             for (depth, key) in path.iter().enumerate() {
                 let last = depth + 1 == path.len();
@@ -61,7 +64,7 @@ impl JsonDecoder {
                     continue;
                 }
                 let inner = nodes.len();
-                let leads_to = if last { LeadsTo::Target(targets.len() - 1) } else { LeadsTo::Node(inner) };
+                let leads_to = if last { LeadsTo::Target(targets.fields.len() - 1) } else { LeadsTo::Node(inner) };
                 let quoted = format!(",\"{key}\":").into_bytes();
                 if let Some(node) = nodes.get_mut(node) {
                     node.children.push(Child { key: key.clone(), quoted, leads_to });
@@ -72,7 +75,7 @@ impl JsonDecoder {
                 }
             }
         }
-        Self { mapping, nodes, targets, scratch: String::new() }
+        Self { mapping, layouts: Layouts::new(), nodes, targets, scratch: String::new() }
     }
 
     /// Reads the object the scanner stands at, and those inside that the mapping goes into: at most as
@@ -97,29 +100,30 @@ impl JsonDecoder {
                 return Ok(if first || scanner.failed() { None } else { scanner.expect(b'}') });
             };
             first = false;
-            let read = match leads_to {
-                LeadsTo::Nowhere => scanner.value(depth).map(|_| ()),
-                LeadsTo::Target(target) => match (scanner.value(depth), found.get_mut(target)) {
-                    (Some(_), Some(slot)) if *slot != Value::NONE => return Err(Twice(target)),
-                    (Some(value), Some(slot)) => {
-                        *slot = value;
-                        Some(())
+            scanner.space();
+            let start = scanner.place();
+            let (slot, value) = match leads_to {
+                LeadsTo::Node(inner) if scanner.peek() == Some(b'{') => {
+                    if self.object(scanner, inner, depth + 1, found)?.is_none() {
+                        return Ok(None);
                     }
-                    (value, _) => value.map(|_| ()),
-                },
-                LeadsTo::Node(inner) => {
-                    scanner.space();
-                    if scanner.peek() == Some(b'{') {
-                        self.object(scanner, inner, depth + 1, found)?
-                    } else {
-                        // `null` or a scalar where an object is expected: its fields are absent.
-                        scanner.value(depth).map(|_| ())
-                    }
+                    continue;
                 }
+                // `null` or a scalar where an object is expected: its fields are absent.
+                LeadsTo::Node(_) => (Slot::NoObject(depth), scanner.value(depth)),
+                LeadsTo::Nowhere => (Slot::Unmapped(depth), scanner.value(depth)),
+                LeadsTo::Target(target) => (self.targets.slot(target, depth), scanner.value(depth)),
             };
-            if read.is_none() {
-                return Ok(None);
+            let Some(value) = value else { return Ok(None) };
+            if let LeadsTo::Target(target) = leads_to
+                && let Some(slot) = found.get_mut(target)
+            {
+                if *slot != Value::NONE {
+                    return Err(Twice(target));
+                }
+                *slot = value;
             }
+            self.layouts.note(start, scanner.place(), slot);
         }
     }
 
@@ -158,168 +162,82 @@ impl JsonDecoder {
         Some(leads_to)
     }
 
-    fn decode_text<const N: usize>(&mut self, text: &str, into: &mut TransactionBatch) -> Result<(), Refusal> {
+    /// Reads a record by parsing it, whatever its layout.
+    fn parse<const N: usize>(&mut self, text: &str, into: &mut TransactionBatch) -> Result<(), Refusal> {
         let mut scanner = Scanner::new(text);
         let mut found = [Value::NONE; N];
+        self.layouts.begin();
+        if let Some(node) = self.nodes.first_mut() {
+            node.next = 0;
+        }
         let read = self.object(&mut scanner, 0, 1, &mut found);
         match read.map(|read| read.and_then(|()| scanner.end())) {
-            Ok(Some(())) => self.fill(text, &found, into),
-            Ok(None) => Err(scanner.refusal()),
-            Err(Twice(target)) => Err(self.refuse(target, b"", "given once")),
+            Ok(Some(())) => {}
+            Ok(None) => return Err(scanner.refusal()),
+            Err(Twice(target)) => return Err(self.targets.refuse(target, b"", "given once")),
         }
-    }
-
-    #[cold]
-    fn refuse(&self, target: usize, value: &[u8], expected: impl Into<String>) -> Refusal {
-        let name = self.targets.get(target).map(|(_, name)| name.clone()).unwrap_or_default();
-        Refusal::new(name, value, expected)
-    }
-
-    #[cold]
-    fn missing(&self, field: Field) -> Refusal {
-        let own = field_name(field, &self.mapping.schema);
-        let named = self.targets.iter().find(|(target, _)| *target == field).map(|(_, name)| name.clone());
-        Refusal::new(named.unwrap_or(own), b"", "a value: the record has none")
-    }
-
-    fn fill(&mut self, record: &str, found: &[Value], into: &mut TransactionBatch) -> Result<(), Refusal> {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let filled = self.fill_with(record, found, into, &mut scratch);
-        self.scratch = scratch;
-        filled
-    }
-
-    fn fill_with(
-        &self,
-        record: &str,
-        found: &[Value],
-        into: &mut TransactionBatch,
-        scratch: &mut String,
-    ) -> Result<(), Refusal> {
-        let mapping = &*self.mapping;
-        let mut draft = into.draft();
-        // One copy for all fields, unless most of the record is something else.
-        let kept = (record.len() <= KEPT_WHOLE).then(|| draft.keep(record));
-        let (mut id, mut time, mut currency, mut amount) = (false, None, mapping.currency, None);
-        for (target, (value, (field, _))) in found.iter().zip(&self.targets).enumerate() {
-            let Some(text) = self.text(target, *value, record, scratch)? else { continue };
-            let (start, len) = value.span();
-            let kept = kept.filter(|_| value.kind() != Kind::Escaped);
-            match field {
-                Field::TransactionId => {
-                    match kept {
-                        Some(kept) => draft.set_id_at(kept, start, len),
-                        None => draft.set_id(text),
-                    }
-                    id = true;
-                }
-                Field::Text(field) => match kept {
-                    Some(kept) => draft.set_text_at(*field, kept, start, len),
-                    None => draft.set_text(*field, text),
-                },
-                Field::Number(field) => {
-                    let number = number(text).ok_or_else(|| self.refuse(target, text.as_bytes(), "a finite number"))?;
-                    let bound = match *field {
-                        crate::transaction::schema::LATITUDE => 90.0,
-                        crate::transaction::schema::LONGITUDE => 180.0,
-                        _ => f64::MAX,
-                    };
-                    if number.abs() > bound {
-                        return Err(self.refuse(target, text.as_bytes(), format!("from -{bound} to {bound} degrees")));
-                    }
-                    draft.set_number(*field, number);
-                }
-                Field::EventTime => {
-                    let parsed = mapping.time.parse(text);
-                    let refused = || self.refuse(target, text.as_bytes(), mapping.time.expected());
-                    time = Some(parsed.ok_or_else(refused)?);
-                }
-                Field::Currency => {
-                    let refused = || self.refuse(target, text.as_bytes(), "an ISO 4217 code such as EUR");
-                    currency = Some(Currency::parse(text).ok_or_else(refused)?);
-                }
-                // Read once the currency is known: it says how many decimals there are.
-                Field::Amount => amount = Some((target, *value)),
-            }
+        let mut row = self.targets.begin(text, into);
+        for (target, value) in found.iter().take(self.targets.fields.len()).enumerate() {
+            self.targets.set(&mut row, text, target, *value)?;
         }
-        if !id {
-            return Err(self.missing(Field::TransactionId));
-        }
-        let time = time.ok_or_else(|| self.missing(Field::EventTime))?;
-        let currency = currency.ok_or_else(|| self.missing(Field::Currency))?;
-        let (target, value) = amount.ok_or_else(|| self.missing(Field::Amount))?;
-        let text = self.text(target, value, record, scratch)?.unwrap_or_default();
-        let minor = match mapping.unit {
-            AmountUnit::Major => parse_major(text.as_bytes(), currency.exponent()),
-            AmountUnit::Minor => parse_minor(text.as_bytes()),
-        }
-        .map_err(|error| self.refuse(target, text.as_bytes(), amount_expected(error, mapping.unit, currency)))?;
-        let base = mapping.rates.convert(minor, currency).ok_or_else(|| {
-            let expected = format!("an amount that a rate for {currency} turns into {}", mapping.rates.base());
-            self.refuse(target, text.as_bytes(), expected)
-        })?;
-        draft.finish(time, minor, currency, base);
+        self.targets.finish(row, text)?;
+        self.layouts.learn(text.as_bytes());
         Ok(())
     }
 
-    /// The text of a value; `None` where it is absent, `null` or empty.
-    #[inline]
-    fn text<'t>(
-        &self,
-        target: usize,
-        value: Value,
-        record: &'t str,
-        scratch: &'t mut String,
-    ) -> Result<Option<&'t str>, Refusal> {
-        let text = match value.kind() {
-            Kind::Absent | Kind::Null => return Ok(None),
-            Kind::Text | Kind::Number | Kind::Bool => value.of(record),
-            Kind::Escaped => {
-                let text = value.of(record);
-                unescape(text, scratch).map_err(|expected| self.refuse(target, text.as_bytes(), expected))?;
-                scratch
+    /// Reads a record along the layout of one before. `None` if it has another or is to be refused, or where
+    /// that is not plain to see: then it is to be [parsed](Self::parse), and nothing of it stays behind.
+    pub(super) fn follow(&mut self, text: &str, into: &mut TransactionBatch) -> Option<()> {
+        let mut next = self.layouts.first()?;
+        let mut row = self.targets.begin(text, into);
+        let mut bytes = text.as_bytes();
+        loop {
+            let (piece, rest) = self.layouts.find(next, bytes)?;
+            next = piece.next;
+            let start = text.len() - rest.len();
+            if let [b'"', inside @ ..] = rest
+                && let len = plain_bytes(inside)
+                && let Some([b'"', rest @ ..]) = inside.get(len..)
+            {
+                bytes = rest;
+                if let Slot::Target(target, _) = piece.slot
+                    && !self.targets.set_text(&mut row, text, target, start + 1, len)
+                {
+                    let value = Value::new(Kind::Text, start + 1, start + 1 + len);
+                    self.targets.set(&mut row, text, usize::from(target.at), value).ok()?;
+                }
+            } else if let [b'-' | b'0'..=b'9', ..] = rest
+                && let Some(plain) = Plain::read(rest)
+            {
+                bytes = rest.get(plain.len..)?;
+                if let Slot::Target(target, _) = piece.slot
+                    && !self.targets.set_plain(&mut row, target, start, plain, Kind::Number)
+                {
+                    let value = Value::new(Kind::Number, start, start + plain.len);
+                    self.targets.set(&mut row, text, usize::from(target.at), value).ok()?;
+                }
+            } else {
+                let (depth, target) = match piece.slot {
+                    Slot::End if rest.is_empty() => break,
+                    Slot::End => return None,
+                    Slot::NoObject(_) if rest.first() == Some(&b'{') => return None,
+                    Slot::NoObject(depth) | Slot::Unmapped(depth) => (depth, None),
+                    Slot::Target(target, depth) => (depth, Some(usize::from(target.at))),
+                };
+                let mut scanner = Scanner::at(text, start);
+                let value = scanner.value(depth)?;
+                bytes = text.as_bytes().get(scanner.place()..)?;
+                if let Some(target) = target {
+                    self.targets.set(&mut row, text, target, value).ok()?;
+                }
             }
-            Kind::Nested => return Err(self.refuse(target, b"", "a text or a number, not an object or array")),
-        };
-        if text.len() > MAX_TEXT_BYTES {
-            return Err(self.refuse(target, text.as_bytes(), format!("at most {MAX_TEXT_BYTES} bytes long")));
         }
-        Ok(Some(text).filter(|text| !text.is_empty()))
+        self.targets.finish(row, text).ok()
     }
 }
-
-/// Records up to this long are kept whole in the batch.
-const KEPT_WHOLE: usize = 4_096;
 
 /// A target that is in the record twice.
 struct Twice(usize);
-
-/// A finite number. Some digits with a point among them are read here, exactly: an integer below 2^53 divided
-/// by a power of ten below 10^23 is rounded once (Clinger 1990).
-#[inline]
-fn number(text: &str) -> Option<f64> {
-    const POWERS: [f64; 16] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    let (mut value, mut behind, mut point, mut plain) = (0_u64, 0, false, digits.len() <= 16);
-    if plain {
-        for byte in digits.bytes() {
-            let digit = byte.wrapping_sub(b'0');
-            if digit < 10 {
-                value = value * 10 + u64::from(digit);
-                behind += usize::from(point);
-            } else {
-                plain &= byte == b'.' && !point;
-                point = true;
-            }
-        }
-    }
-    let whole = digits.len() > usize::from(point) + behind;
-    if plain && whole && (behind > 0) == point && value < 1 << 53 {
-        let value = value as f64 / POWERS.get(behind).copied()?;
-        return Some(if digits.len() < text.len() { -value } else { value });
-    }
-    text.parse::<f64>().ok().filter(|number| number.is_finite())
-}
 
 impl Decode for JsonDecoder {
     fn decode(&mut self, record: &[u8], into: &mut TransactionBatch) -> Result<(), Refusal> {
@@ -330,14 +248,14 @@ impl Decode for JsonDecoder {
             let bad = record.get(error.valid_up_to()..).unwrap_or_default();
             Refusal::whole(bad, format!("UTF-8 text: byte {} is not", error.valid_up_to()))
         })?;
-        if let Some(node) = self.nodes.first_mut() {
-            node.next = 0;
+        if self.follow(text, into).is_some() {
+            return Ok(());
         }
         // Few fields need little to be cleared for each record.
-        match self.targets.len() {
-            0..=16 => self.decode_text::<16>(text, into),
-            17..=32 => self.decode_text::<32>(text, into),
-            _ => self.decode_text::<MAX_TARGETS>(text, into),
+        match self.targets.fields.len() {
+            0..=16 => self.parse::<16>(text, into),
+            17..=32 => self.parse::<32>(text, into),
+            _ => self.parse::<MAX_TARGETS>(text, into),
         }
     }
 
@@ -346,20 +264,8 @@ impl Decode for JsonDecoder {
     }
 }
 
-#[cold]
-fn amount_expected(error: AmountError, unit: AmountUnit, currency: Currency) -> String {
-    match (error, unit) {
-        (AmountError::TooLarge, _) => "an amount of at most 100,000,000,000,000 minor units".into(),
-        (AmountError::TooPrecise(_), AmountUnit::Minor) => "a whole number of minor units".into(),
-        (AmountError::TooPrecise(decimals), AmountUnit::Major) => {
-            format!("an amount of {currency}, which has {decimals} decimals")
-        }
-        (AmountError::NotANumber, _) => "a decimal number".into(),
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use proptest::prelude::*;
@@ -369,7 +275,7 @@ mod tests {
     use crate::pipeline::ports::Decode;
     use crate::transaction::{Currency, Schema, TransactionBatch, schema};
 
-    fn decoder(mapping: Option<&str>) -> (JsonDecoder, TransactionBatch) {
+    pub(in super::super) fn decoder(mapping: Option<&str>) -> (JsonDecoder, TransactionBatch) {
         let schema = Arc::new(Schema::default());
         let mut rates = Rates::new(Currency::parse("EUR").expect("EUR"));
         rates.set(Currency::parse("USD").expect("USD"), "0.5").expect("a rate");
@@ -387,7 +293,7 @@ mod tests {
         refusal.to_string()
     }
 
-    fn with(field: &str, value: &str) -> String {
+    pub(in super::super) fn with(field: &str, value: &str) -> String {
         let mut fields = vec![
             ("transaction_id", "\"t1\""),
             ("event_time", "1700000000000"),
@@ -472,23 +378,6 @@ mod tests {
             prop_assert_eq!(found.text(schema::ACCOUNT), Some(texts[1].as_str()).filter(|text| !text.is_empty()));
             prop_assert_eq!((found.text(schema::MERCHANT), found.amount()), (None, 1_234));
             prop_assert_eq!(found.number(schema::LATITUDE).to_bits(), latitude.to_bits());
-        }
-
-        #[test]
-        fn numbers_are_those_of_the_standard_library(text in "-?[0-9]{0,12}(\\.[0-9]{0,9})?(e-?[0-9]{1,3})?") {
-            let wanted = text.parse::<f64>().ok().filter(|number| number.is_finite());
-            prop_assert_eq!(super::number(&text).map(f64::to_bits), wanted.map(f64::to_bits));
-        }
-    }
-
-    #[test]
-    fn numbers_are_the_nearest_there_are() {
-        for text in ["0", "50.1718", "-0.1", "123456789012345.6", "9007199254740993", "0.000001", "1e3", "-1", "00.5"] {
-            assert_eq!(super::number(text).map(f64::to_bits), text.parse::<f64>().ok().map(f64::to_bits), "{text}");
-        }
-        for text in ["", "-", ".", "1.", ".5", "--1", "1.2.3", "1e999", "NaN", "inf", "0x10"] {
-            let wanted = text.parse::<f64>().ok().filter(|number| number.is_finite());
-            assert_eq!(super::number(text), wanted, "{text}");
         }
     }
 

@@ -3,7 +3,12 @@
 
 pub mod body;
 mod csv;
+#[cfg(test)]
+mod differential;
+mod digits;
+mod fill;
 mod json;
+mod layout;
 mod mapping;
 mod scan;
 mod time;

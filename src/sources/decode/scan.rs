@@ -1,5 +1,6 @@
 //! A strict scanner for JSON (RFC 8259): one pass, no recursion, no allocation, no panic on any bytes.
 
+use super::digits::window;
 use crate::transaction::Refusal;
 
 /// Values nest at most this deep; a record beyond it is refused.
@@ -28,7 +29,7 @@ impl Value {
     pub const NONE: Self = Self(0);
 
     #[inline]
-    fn new(kind: Kind, start: usize, end: usize) -> Self {
+    pub fn new(kind: Kind, start: usize, end: usize) -> Self {
         Self((start as u64) << 32 | ((end - start) as u64) << 8 | kind as u64)
     }
 
@@ -73,7 +74,18 @@ pub(super) struct Scanner<'a> {
 
 impl<'a> Scanner<'a> {
     pub fn new(text: &'a str) -> Self {
-        Self { text, bytes: text.as_bytes(), at: 0, expected: "" }
+        Self::at(text, 0)
+    }
+
+    /// A scanner that stands in the middle of a record.
+    pub fn at(text: &'a str, at: usize) -> Self {
+        Self { text, bytes: text.as_bytes(), at, expected: "" }
+    }
+
+    /// Where it stands.
+    #[inline]
+    pub fn place(&self) -> usize {
+        self.at
     }
 
     #[inline]
@@ -302,27 +314,24 @@ impl<'a> Scanner<'a> {
 }
 
 /// How many bytes from the start are plain text of a string: no quote, no backslash, no control character.
-/// Eight at a time; see "Determine if a word has a byte less than n" in Anderson's Bit Twiddling Hacks.
+/// Eight at a time: a byte below 128 is marked when it borrows, which a control character or a quote does of
+/// 0x21 once its second bit is flipped, and a backslash of 0x01 once it is flipped to zero.
 #[inline]
 pub(super) fn plain_bytes(bytes: &[u8]) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = 0x8080_8080_8080_8080;
-    let mut at = 0;
-    while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        let word = u64::from_le_bytes(*chunk);
-        let quote = word ^ (ONES * 0x22);
-        let backslash = word ^ (ONES * 0x5c);
-        let zero = |word: u64| word.wrapping_sub(ONES) & !word;
-        let control = word.wrapping_sub(ONES * 0x20) & !word;
-        let found = (zero(quote) | zero(backslash) | control) & HIGHS;
+    let mut rest = bytes;
+    loop {
+        // Behind the end stand zeros, which are control characters.
+        let word = window(rest);
+        let control_or_quote = (word ^ (ONES * 0x02)).wrapping_sub(ONES * 0x21);
+        let backslash = (word ^ (ONES * 0x5c)).wrapping_sub(ONES);
+        let found = (control_or_quote | backslash) & !word & (ONES * 0x80);
         if found != 0 {
             // The lowest mark is exact: a borrow only disturbs the bytes above it.
-            return at + (found.trailing_zeros() / 8) as usize;
+            return bytes.len() - rest.len() + (found.trailing_zeros() / 8) as usize;
         }
-        at += 8;
+        rest = rest.get(8..).unwrap_or_default();
     }
-    let rest = bytes.get(at..).unwrap_or_default();
-    at + rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..0x20)).unwrap_or(rest.len())
 }
 
 fn hex4(digits: &[u8]) -> Option<u32> {

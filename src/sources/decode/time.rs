@@ -26,8 +26,24 @@ impl TimeFormat {
             Self::Auto if text.len() <= 16 && text.bytes().all(|b| b.is_ascii_digit()) => number(0),
             Self::Auto => rfc3339(text),
         }?;
-        EVENT_TIMES.contains(&time).then_some(time)
+        taken(time)
     }
+
+    /// How many decimals a plain number in this format may have to be milliseconds at last: `None` where
+    /// no number is a time.
+    pub(super) fn decimals(self) -> Option<u8> {
+        match self {
+            Self::Milliseconds | Self::Auto => Some(0),
+            Self::Seconds => Some(3),
+            Self::Rfc3339 => None,
+        }
+    }
+}
+
+/// The time, if it is one that Caddis takes.
+#[inline]
+pub(super) fn taken(time: EventTime) -> Option<EventTime> {
+    EVENT_TIMES.contains(&time).then_some(time)
 }
 
 /// Seconds with any number of decimals; what is finer than a millisecond is cut off.
