@@ -1,7 +1,7 @@
 //! Whether a transaction changes what Caddis knows: duplicates, late and future transactions are told
 //! apart here, one after another in the order of the journal, by event time alone.
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashTable};
 
 use crate::transaction::EventTime;
 
@@ -50,10 +50,49 @@ pub struct AdmissionBook {
     settings: AdmissionSettings,
     newest: HashMap<u32, EventTime, foldhash::fast::FixedState>,
     /// The ids of this generation and of the one before; a generation lasts one dedupe horizon.
-    young: HashMap<u64, First, foldhash::fast::FixedState>,
-    old: HashMap<u64, First, foldhash::fast::FixedState>,
+    young: Generation,
+    old: Generation,
     generation_start: EventTime,
     counts: AdmissionCounts,
+}
+
+/// Ids in the order they came, and where to find each: the table is small enough to stay in the cache, and the ids
+/// themselves are read only where one is found.
+#[derive(Debug, Default)]
+struct Generation {
+    ids: Vec<(u64, First)>,
+    /// Places in `ids`. An id is a keyed hash already.
+    places: HashTable<u32>,
+}
+
+impl Generation {
+    fn find(&self, id: u64) -> Option<First> {
+        let known = |at: &u32| self.ids.get(*at as usize).filter(|(known, _)| *known == id);
+        self.places.find(id, |at| known(at).is_some()).and_then(known).map(|(_, first)| *first)
+    }
+
+    /// What is remembered of an id; if it is new, it is remembered from now on.
+    fn find_or_add(&mut self, id: u64, first: First) -> Option<First> {
+        let Self { ids, places } = self;
+        let same = |at: &u32| ids.get(*at as usize).is_some_and(|(known, _)| *known == id);
+        match places.entry(id, same, |at| ids.get(*at as usize).map_or(0, |(id, _)| *id)) {
+            hashbrown::hash_table::Entry::Occupied(at) => ids.get(*at.get() as usize).map(|(_, first)| *first),
+            hashbrown::hash_table::Entry::Vacant(slot) => {
+                slot.insert(u32::try_from(ids.len()).unwrap_or(u32::MAX));
+                ids.push((id, first));
+                None
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn clear(&mut self) {
+        self.ids.clear();
+        self.places.clear();
+    }
 }
 
 /// Totals since the start.
@@ -73,8 +112,8 @@ impl AdmissionBook {
         Self {
             settings,
             newest: HashMap::default(),
-            young: HashMap::default(),
-            old: HashMap::default(),
+            young: Generation::default(),
+            old: Generation::default(),
             generation_start: EventTime::MIN,
             counts: AdmissionCounts::default(),
         }
@@ -100,7 +139,7 @@ impl AdmissionBook {
     /// Reads the memory that judging this id will read, so that the processor waits for that of several ids at once.
     #[must_use]
     pub fn touch(&self, id_hash: u64) -> u64 {
-        let of = |ids: &HashMap<u64, First, _>| ids.get(&id_hash).map_or(0, |first| first.offset);
+        let of = |ids: &Generation| ids.find(id_hash).map_or(0, |first| first.offset);
         of(&self.old) ^ of(&self.young)
     }
 
@@ -119,18 +158,9 @@ impl AdmissionBook {
             return Standing::Future;
         }
         let here = First { partition, offset };
-        if let Some(first) = self.old.get(&id_hash) {
+        if let Some(first) = self.old.find(id_hash).or_else(|| self.young.find_or_add(id_hash, here)) {
             self.counts.duplicates += 1;
-            return Standing::Duplicate(*first);
-        }
-        match self.young.entry(id_hash) {
-            hashbrown::hash_map::Entry::Occupied(first) => {
-                self.counts.duplicates += 1;
-                return Standing::Duplicate(*first.get());
-            }
-            hashbrown::hash_map::Entry::Vacant(slot) => {
-                slot.insert(here);
-            }
+            return Standing::Duplicate(first);
         }
         let newest = self.newest.entry(partition).or_insert(event_time);
         let late = event_time < *newest - self.settings.allowed_lateness;

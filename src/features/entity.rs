@@ -9,6 +9,7 @@
     reason = "a numeric kernel: every index is below the number of events it was made from"
 )]
 
+use super::arena::{Arena, MOST_WORDS, Span};
 use super::large::Large;
 use super::set::{EntitySpec, Window};
 use super::{running, tiles};
@@ -64,7 +65,9 @@ impl Layout {
             counted.for_each(|(_, longest)| *longest = u8::try_from(at).ok());
         }
         let run = running::WORDS + if squares { running::SQUARES } else { 0 };
-        let header = run * spec.windows.len();
+        // What is too much for the arena is worked out event by event.
+        let header = Some(run * spec.windows.len()).filter(|header| header + LARGE * stride <= MOST_WORDS);
+        let header = header.unwrap_or_default();
         Self { stride, amount, columns: next, column_count, id, place, squares, matched, sought, longest, run, header }
     }
 
@@ -105,12 +108,14 @@ pub(super) struct Event {
 
 /// The events of one entity.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(super) struct Entity {
     pub key: u128,
     /// The newest event's time; before all times where there is none.
     pub last: EventTime,
-    /// The state of its windows if it is `running`, its events, and room for more.
-    words: Box<[u64]>,
+    /// The state of its windows if it is `running`, its events, and room for more; those of a large entity are
+    /// elsewhere.
+    span: Span,
     /// Events at the front that are gone, and those after them.
     gone: u32,
     count: u32,
@@ -172,13 +177,32 @@ impl Default for Stats {
 
 impl Entity {
     pub fn new(key: u128) -> Self {
-        let words = Box::default();
-        Self { key, last: EventTime::MIN, words, gone: 0, count: 0, large: None, running: false }
+        let span = Span::default();
+        Self { key, last: EventTime::MIN, span, gone: 0, count: 0, large: None, running: false }
     }
 
-    pub fn events<'a>(&'a self, layout: &'a Layout) -> Events<'a> {
+    pub fn events<'a>(&'a self, layout: &'a Layout, arena: &'a Arena) -> Events<'a> {
         let from = self.first_row(layout) + self.gone as usize * layout.stride;
-        Events { words: &self.words[from..], layout, count: self.count as usize }
+        Events { words: &self.words(arena)[from..], layout, count: self.count as usize }
+    }
+
+    fn words<'a>(&'a self, arena: &'a Arena) -> &'a [u64] {
+        match &self.large {
+            Some(large) => &large.rows,
+            None => arena.words(self.span),
+        }
+    }
+
+    fn words_mut<'a>(&'a mut self, arena: &'a mut Arena) -> &'a mut [u64] {
+        match &mut self.large {
+            Some(large) => &mut large.rows,
+            None => arena.words_mut(self.span),
+        }
+    }
+
+    /// Gives back the memory it has in the arena.
+    pub fn give_back(self, arena: &mut Arena) {
+        arena.give_back(self.span);
     }
 
     /// Where its rows begin, those that are gone first.
@@ -187,29 +211,37 @@ impl Entity {
     }
 
     /// The state of its windows, and all its rows.
-    fn state<'a>(&'a mut self, layout: &'a Layout) -> (&'a mut [u64], Events<'a>) {
-        let rows = (self.gone + self.count) as usize;
-        let (state, words) = self.words.split_at_mut(layout.header);
+    fn state<'a>(&self, layout: &'a Layout, arena: &'a mut Arena) -> (&'a mut [u64], Events<'a>) {
+        let rows = self.rows();
+        let (state, words) = arena.words_mut(self.span).split_at_mut(layout.header);
         (state, Events { words, layout, count: rows })
     }
 
     /// Tells `each` what every window holds, in order, at the time of a transaction that is not before the last
     /// event; only for an entity that is `running`.
     #[inline]
-    pub fn stats(&mut self, spec: &EntitySpec, layout: &Layout, current: &Event, each: impl FnMut(&Stats)) {
-        let (state, rows) = self.state(layout);
+    pub fn stats(
+        &self,
+        spec: &EntitySpec,
+        layout: &Layout,
+        arena: &mut Arena,
+        current: &Event,
+        each: impl FnMut(&Stats),
+    ) {
+        let (state, rows) = self.state(layout, arena);
         running::stats(state, &rows, spec, layout, current, each);
     }
 
     /// Reads the events that deciding will read.
-    pub fn touch_events(&self, layout: &Layout) -> u64 {
+    pub fn touch_events(&self, layout: &Layout, arena: &Arena) -> u64 {
+        let words = self.words(arena);
         let (from, to) = (self.first_row(layout), self.first_row(layout) + self.rows() * layout.stride);
         let (first, end) = (from + self.gone as usize * layout.stride, to.saturating_sub(1));
-        let word = |at: usize| self.words.get(at).copied().unwrap_or_default();
+        let word = |at: usize| words.get(at).copied().unwrap_or_default();
         match &self.large {
             Some(large) => word(end) ^ large.touch(),
             None if self.running => {
-                let state = self.words[..from].iter().step_by(8).fold(0, |all, word| all ^ word);
+                let state = words[..from].iter().step_by(8).fold(0, |all, word| all ^ word);
                 state ^ word(first) ^ word(end) ^ word(end.saturating_sub(8)) ^ word(to + layout.stride - 1)
             }
             None => {
@@ -229,76 +261,79 @@ impl Entity {
     }
 
     /// Reads the events at the ends of its windows.
-    pub fn touch_windows(&self, layout: &Layout) -> u64 {
-        let from = self.first_row(layout);
-        let word = |at: usize| self.words.get(from + at * layout.stride).copied().unwrap_or_default();
+    pub fn touch_windows(&self, layout: &Layout, arena: &Arena) -> u64 {
+        let (from, words) = (self.first_row(layout), self.words(arena));
+        let word = |at: usize| words.get(from + at * layout.stride).copied().unwrap_or_default();
         match &self.large {
             Some(large) => large.edges().fold(0, |all, at| all ^ word(self.gone as usize + at)),
-            None if self.running => running::edges(&self.words[..from], layout).fold(0, |all, at| all ^ word(at)),
+            None if self.running => running::edges(&words[..from], layout).fold(0, |all, at| all ^ word(at)),
             None => 0,
         }
     }
 
+    /// Bytes held elsewhere than in the arena.
     pub fn memory_bytes(&self) -> usize {
-        self.words.len() * 8 + self.large.as_ref().map_or(0, |large| large.memory_bytes())
+        self.large.as_ref().map_or(0, |large| large.memory_bytes())
     }
 
     /// Takes an event in, at its place among the others (after those of the same time).
-    pub fn insert(&mut self, spec: &EntitySpec, layout: &Layout, event: &Event) {
+    pub fn insert(&mut self, spec: &EntitySpec, layout: &Layout, arena: &mut Arena, event: &Event) {
         if self.large.is_some() {
             self.insert_large(spec, layout, event);
             return;
         }
-        let in_order = self.last <= event.time;
-        self.make_room(layout);
-        let (mut flags, mut superseded) = (0, [u32::MAX; 8]);
-        if in_order {
-            let rows = self.rows();
-            for (column, value) in event.values.iter().take(layout.column_count).enumerate() {
-                let Some(window) = layout.longest[column] else { continue };
-                if *value == 0 {
-                    flags |= SUPERSEDED << column;
-                    continue;
-                }
-                let from = if self.running {
-                    running::tail(&self.words, layout, usize::from(window))
-                } else {
-                    self.gone as usize
-                };
-                let all = Events { words: &self.words[self.first_row(layout)..], layout, count: rows };
-                if let Some(before) = all.last_with(from, rows, column, *value) {
-                    superseded[column] = u32::try_from(before).unwrap_or(u32::MAX);
-                    let word = self.first_row(layout) + before * layout.stride;
-                    self.words[word] |= SUPERSEDED << column;
-                }
-            }
-            let row = layout.row(event, flags);
-            let at = self.first_row(layout) + rows * layout.stride;
-            self.words[at..at + layout.stride].copy_from_slice(&row[..layout.stride]);
-            self.last = event.time;
-            self.count += 1;
-            if self.running {
-                running::insert(&mut self.words[..layout.header], spec, layout, flags, event.amount, &superseded);
-            }
+        self.make_room(layout, arena);
+        if self.last <= event.time {
+            self.append(spec, layout, arena, event);
         } else {
-            self.insert_between(layout, event);
+            self.insert_between(layout, arena, event);
             if self.running {
-                self.rebuild(spec, layout);
+                self.rebuild(spec, layout, arena);
             }
         }
         let many = self.count as usize;
         if many >= LARGE.min(spec.exact_events) {
-            self.drop_state(layout);
-            self.large = Some(Box::new(Large::new(spec, &self.events(layout))));
+            let events = self.events(layout, arena);
+            let large = Large::new(spec, &events, events.words[..many * layout.stride].to_vec());
+            arena.give_back(self.span);
+            self.large = Some(Box::new(large));
+            (self.span, self.gone, self.running) = (Span::default(), 0, false);
         } else if !self.running && many >= RUNNING && layout.header > 0 {
-            self.start_running(spec, layout);
+            self.start_running(spec, layout, arena);
+        }
+    }
+
+    /// Takes in an event that is not before the last one.
+    fn append(&mut self, spec: &EntitySpec, layout: &Layout, arena: &mut Arena, event: &Event) {
+        let (rows, first, gone) = (self.rows(), self.first_row(layout), self.gone as usize);
+        let (state, words) = arena.words_mut(self.span).split_at_mut(first);
+        let (mut flags, mut superseded) = (0, [u32::MAX; 8]);
+        for (column, value) in event.values.iter().take(layout.column_count).enumerate() {
+            let Some(window) = layout.longest[column] else { continue };
+            if *value == 0 {
+                flags |= SUPERSEDED << column;
+                continue;
+            }
+            let from = if self.running { running::tail(state, layout, usize::from(window)) } else { gone };
+            let all = Events { words, layout, count: rows };
+            if let Some(before) = all.last_with(from, rows, column, *value) {
+                superseded[column] = u32::try_from(before).unwrap_or(u32::MAX);
+                words[before * layout.stride] |= SUPERSEDED << column;
+            }
+        }
+        let at = rows * layout.stride;
+        words[at..at + layout.stride].copy_from_slice(&layout.row(event, flags)[..layout.stride]);
+        self.last = event.time;
+        self.count += 1;
+        if self.running {
+            running::insert(state, spec, layout, flags, event.amount, &superseded);
         }
     }
 
     /// Puts an event before the last one.
-    fn insert_between(&mut self, layout: &Layout, event: &Event) {
+    fn insert_between(&mut self, layout: &Layout, arena: &mut Arena, event: &Event) {
         let (count, base) = (self.count as usize, self.first_row(layout) + self.gone as usize * layout.stride);
-        let events = self.events(layout);
+        let events = self.events(layout, arena);
         let place = events.upper(event.time);
         let mut flags = 0;
         let mut superseded = [usize::MAX; 8];
@@ -312,36 +347,53 @@ impl Entity {
                 superseded[column] = before;
             }
         }
+        let words = &mut arena.words_mut(self.span)[base..];
         for (column, at) in superseded.iter().enumerate().filter(|(_, at)| **at != usize::MAX) {
-            self.words[base + at * layout.stride] |= SUPERSEDED << column;
+            words[at * layout.stride] |= SUPERSEDED << column;
         }
-        let at = base + place * layout.stride;
-        self.words.copy_within(at..base + count * layout.stride, at + layout.stride);
-        let row = layout.row(event, flags);
-        self.words[at..at + layout.stride].copy_from_slice(&row[..layout.stride]);
-        self.last = self.last.max(event.time);
+        put(words, layout, count, place, event, flags);
         self.count += 1;
     }
 
     fn insert_large(&mut self, spec: &EntitySpec, layout: &Layout, event: &Event) {
         let Some(mut large) = self.large.take() else { return };
-        let count = self.count as usize;
-        let place = if self.last <= event.time { count } else { self.events(layout).upper(event.time) };
+        let rows = std::mem::take(&mut large.rows);
+        large.rows = self.insert_into(rows, &mut large, spec, layout, event);
+        self.large = Some(large);
+    }
+
+    /// Takes an event in among a large entity's `rows`, which are apart from its state meanwhile.
+    fn insert_into(
+        &mut self,
+        mut rows: Vec<u64>,
+        large: &mut Large,
+        spec: &EntitySpec,
+        layout: &Layout,
+        event: &Event,
+    ) -> Vec<u64> {
+        let (count, stride) = (self.count as usize, layout.stride);
+        let events = |rows| Events { words: rows, layout, count };
+        let from = self.gone as usize * stride;
+        let place = if self.last <= event.time { count } else { events(&rows[from..]).upper(event.time) };
         if place == 0 && large.tiles().last().is_some_and(|tile| event.time <= tile.last) {
             large.absorb(event);
-            self.large = Some(large);
-            return;
+            return rows;
         }
-        self.make_room(layout);
+        if rows.len() + stride > rows.capacity() {
+            if self.gone as usize * 4 >= self.rows() {
+                rows.drain(..from);
+                self.gone = 0;
+            } else {
+                rows.reserve_exact((self.rows() / 4).max(4) * stride);
+            }
+        }
         self.last = self.last.max(event.time);
-        // Values are counted in maps: the bits are not needed.
-        let row = layout.row(event, 0);
-        let base = self.gone as usize * layout.stride;
-        let at = base + place * layout.stride;
-        self.words.copy_within(at..base + count * layout.stride, at + layout.stride);
-        self.words[at..at + layout.stride].copy_from_slice(&row[..layout.stride]);
         self.count += 1;
-        let events = self.events(layout);
+        let from = self.gone as usize * stride;
+        rows.resize(rows.len() + stride, 0);
+        // Values are counted in maps: the bits are not needed.
+        put(&mut rows[from..], layout, count, place, event, 0);
+        let events = Events { words: &rows[from..], layout, count: count + 1 };
         large.inserted(spec, &events, place, event);
         // The oldest become a tile, some at a time.
         let many = (spec.exact_events / tiles::OF_EACH_SIZE).max(1);
@@ -352,70 +404,62 @@ impl Entity {
             large.fold(spec, &events, many);
             self.drop_first(many);
         }
-        self.large = Some(large);
+        rows
     }
 
     /// Room for one more event: by twos while there are few, then by a quarter.
-    fn make_room(&mut self, layout: &Layout) {
+    fn make_room(&mut self, layout: &Layout, arena: &mut Arena) {
         let (stride, from) = (layout.stride, self.first_row(layout));
         let (rows, gone) = (self.rows(), self.gone as usize);
-        if from + (rows + 1) * stride <= self.words.len() {
+        if from + (rows + 1) * stride <= self.span.words() {
             return;
         }
         if gone * 4 >= rows && gone > 0 {
-            self.words.copy_within(from + gone * stride..from + rows * stride, from);
+            let words = arena.words_mut(self.span);
+            words.copy_within(from + gone * stride..from + rows * stride, from);
             self.gone = 0;
             if self.running {
-                running::shift(&mut self.words[..layout.header], layout, gone);
+                running::shift(&mut words[..from], layout, gone);
             }
             return;
         }
         let more = if rows < 8 { 2 } else { (rows / 4).max(4) };
-        self.resize(from + (rows + more) * stride);
+        self.span = arena.grow(self.span, from + rows * stride, from + (rows + more) * stride);
     }
 
-    fn resize(&mut self, words: usize) {
-        let mut grown = std::mem::take(&mut self.words).into_vec();
-        grown.reserve_exact(words.saturating_sub(grown.len()));
-        grown.resize(words, 0);
-        self.words = grown.into_boxed_slice();
-    }
-
-    fn start_running(&mut self, spec: &EntitySpec, layout: &Layout) {
-        let (rows, stride, gone) = (self.rows() * layout.stride, layout.stride, self.gone as usize);
-        let room = self.words.len().max(rows - gone * stride + 4 * stride);
-        self.resize(layout.header + room);
-        self.words.copy_within(gone * stride..rows, layout.header);
+    fn start_running(&mut self, spec: &EntitySpec, layout: &Layout, arena: &mut Arena) {
+        let (rows, stride, gone) = (self.rows(), layout.stride, self.gone as usize);
+        self.span = arena.grow(self.span, rows * stride, layout.header + (rows + 4) * stride);
+        arena.words_mut(self.span).copy_within(gone * stride..rows * stride, layout.header);
         (self.gone, self.running) = (0, true);
-        self.rebuild(spec, layout);
+        self.rebuild(spec, layout, arena);
     }
 
-    fn rebuild(&mut self, spec: &EntitySpec, layout: &Layout) {
+    fn rebuild(&mut self, spec: &EntitySpec, layout: &Layout, arena: &mut Arena) {
         let (gone, last) = (self.gone as usize, self.last);
-        let (state, rows) = self.state(layout);
+        let (state, rows) = self.state(layout, arena);
         running::rebuild(state, &rows, gone, spec, layout, last);
     }
 
-    fn drop_state(&mut self, layout: &Layout) {
-        if self.running {
-            self.words.copy_within(layout.header.., 0);
-            self.running = false;
-        }
-    }
-
     /// Forgets events at or before `until`, and moves the windows of a large entity up to `now`.
-    pub fn advance(&mut self, spec: &EntitySpec, layout: &Layout, until: EventTime, now: EventTime) {
-        let mut large = self.large.take();
-        let events = self.events(layout);
+    pub fn advance(&mut self, spec: &EntitySpec, layout: &Layout, arena: &Arena, until: EventTime, now: EventTime) {
+        let events = self.events(layout, arena);
         let out = (0..events.len()).take_while(|at| events.time(*at) <= until).count();
-        if let Some(large) = &mut large {
-            large.advance(spec, &events, now);
+        if let Some(large) = &mut self.large {
+            let rows = std::mem::take(&mut large.rows);
+            let words = &rows[self.gone as usize * layout.stride..];
+            large.advance(spec, &Events { words, layout, count: self.count as usize }, now);
             large.forget(until, out);
+            large.rows = rows;
         }
         self.drop_first(out);
-        self.large = large;
         if self.count == 0 {
             (self.gone, self.running) = (0, false);
+            if let Some(large) = self.large.as_mut().filter(|large| !large.tiles().is_empty()) {
+                large.rows.clear();
+            } else {
+                self.large = None;
+            }
         }
     }
 
@@ -427,8 +471,16 @@ impl Entity {
 
     /// Sets or clears the fraud mark of the event with this id at this time.
     /// Of an event that is in a tile `was` says what its mark was.
-    pub fn mark(&mut self, layout: &Layout, time: EventTime, id: u64, was: bool, fraud: bool) -> bool {
-        let events = self.events(layout);
+    pub fn mark(
+        &mut self,
+        layout: &Layout,
+        arena: &mut Arena,
+        time: EventTime,
+        id: u64,
+        was: bool,
+        fraud: bool,
+    ) -> bool {
+        let events = self.events(layout, arena);
         let Some(at) = (events.lower(time)..events.len())
             .take_while(|at| events.time(*at) == time)
             .find(|at| events.id(*at) == id)
@@ -438,18 +490,25 @@ impl Entity {
         };
         let row = self.gone as usize + at;
         let from = self.first_row(layout);
-        let word = &mut self.words[from + row * layout.stride];
+        let word = &mut self.words_mut(arena)[from + row * layout.stride];
         let was = *word & FRAUD != 0;
         *word = *word & !FRAUD | u64::from(fraud);
         if was != fraud {
             if let Some(large) = &mut self.large {
                 large.marked(at, fraud);
             } else if self.running {
-                running::marked(&mut self.words[..layout.header], layout, row, fraud);
+                running::marked(&mut arena.words_mut(self.span)[..from], layout, row, fraud);
             }
         }
         true
     }
+}
+
+/// Puts an event at its place among `count` others, with room for it after them.
+fn put(words: &mut [u64], layout: &Layout, count: usize, place: usize, event: &Event, flags: u64) {
+    let (at, end) = (place * layout.stride, count * layout.stride);
+    words.copy_within(at..end, at + layout.stride);
+    words[at..at + layout.stride].copy_from_slice(&layout.row(event, flags)[..layout.stride]);
 }
 
 /// The events of an entity, by their place in the order of time.

@@ -26,6 +26,8 @@ const CHUNK: usize = 32;
 /// Tiles and events are one row of *units* to the windows: the tiles first, then the events.
 #[derive(Debug)]
 pub(super) struct Large {
+    /// The entity's events.
+    pub rows: Vec<u64>,
     windows: Vec<Running>,
     tiles: Vec<Tile>,
     /// Extremes of each [`CHUNK`] events, counted from the first event ever kept, less `chunks_gone`.
@@ -72,7 +74,7 @@ impl Units<'_> {
 }
 
 impl Large {
-    pub fn new(spec: &EntitySpec, events: &Events<'_>) -> Self {
+    pub fn new(spec: &EntitySpec, events: &Events<'_>, rows: Vec<u64>) -> Self {
         let windows = spec
             .windows
             .iter()
@@ -89,7 +91,7 @@ impl Large {
             .collect();
         let extremes = spec.windows.iter().any(|window| window.extremes);
         let (tiles, chunks) = (Vec::new(), Vec::new());
-        let mut large = Self { windows, tiles, chunks, chunks_gone: 0, dropped: 0, extremes };
+        let mut large = Self { rows, windows, tiles, chunks, chunks_gone: 0, dropped: 0, extremes };
         large.rebuild_chunks(events, 0);
         if let Some(last) = events.last_time() {
             large.advance(spec, events, last);
@@ -101,6 +103,7 @@ impl Large {
         let counts = self.windows.iter().flat_map(|window| window.counts.iter().flatten());
         let sketches = self.windows.iter().flat_map(|window| window.sketches.iter().flatten().flatten());
         size_of::<Self>()
+            + self.rows.capacity() * 8
             + self.chunks.capacity() * 16
             + counts.map(|counts| counts.capacity() * 17).sum::<usize>()
             + self.tiles.iter().map(Tile::memory_bytes).sum::<usize>()

@@ -8,6 +8,7 @@
 //! Nothing older than an entity's longest reach (the largest *d + w*) is seen by any of its features.
 
 mod aggregate;
+mod arena;
 mod entity;
 mod geo;
 mod hash;

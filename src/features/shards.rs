@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 use super::aggregate::Aggregate;
+use super::arena::Arena;
 use super::entity::{Entity, Event, Events, Layout, NO_PLACE, Stats};
 use super::geo;
 use super::hash::{ABSENT, KeyedHasher, Prepared, low};
@@ -50,6 +51,7 @@ pub struct FeatureShards {
 #[derive(Debug)]
 struct Kind {
     layout: Layout,
+    arena: Arena,
     maps: Vec<SubMap>,
     /// Where the sweep for expired entities goes on.
     sweep: (usize, usize),
@@ -115,6 +117,7 @@ impl FeatureShards {
             .iter()
             .map(|spec| Kind {
                 layout: Layout::new(spec),
+                arena: Arena::default(),
                 maps: (0..SUB_MAPS).map(|_| SubMap::default()).collect(),
                 sweep: (0, 0),
             })
@@ -180,20 +183,21 @@ impl FeatureShards {
                         values: values(spec, prepared, row),
                     };
                     let admitted = admissions.get(row) == Some(&Admission::Admit);
-                    let Some(map) = kind.maps.get_mut(sub_map(key)) else { continue };
+                    let Kind { layout, arena, maps, .. } = &mut *kind;
+                    let Some(map) = maps.get_mut(sub_map(key)) else { continue };
                     let Some(entity) = map.find_or_add(key, place, admitted) else {
                         let mut nothing = Entity::new(key);
-                        features(spec, &kind.layout, &mut nothing, &event, false, row, sink);
+                        features(spec, layout, arena, &mut nothing, &event, false, row, sink);
                         continue;
                     };
                     let in_order = admitted && entity.last <= event.time;
                     if in_order {
                         let until = event.time - spec.reach - self.lateness;
-                        entity.advance(spec, &kind.layout, until, event.time);
+                        entity.advance(spec, layout, arena, until, event.time);
                     }
-                    features(spec, &kind.layout, entity, &event, in_order, row, sink);
+                    features(spec, layout, arena, entity, &event, in_order, row, sink);
                     if admitted {
-                        entity.insert(spec, &kind.layout, &event);
+                        entity.insert(spec, layout, arena, &event);
                         if spec.keeps_id {
                             self.labels.add(event.id, event.time, at, key);
                         }
@@ -209,8 +213,9 @@ impl FeatureShards {
         let mut known = false;
         for Labelled { time, entity, key, fraud: was, .. } in self.labels.label(id, fraud) {
             let Some(kind) = self.kinds.get_mut(usize::from(entity)) else { continue };
-            let found = kind.maps.get_mut(sub_map(key)).and_then(|map| map.find(key));
-            known |= found.is_some_and(|entity| entity.mark(&kind.layout, time, id, was, fraud));
+            let Kind { layout, arena, maps, .. } = kind;
+            let found = maps.get_mut(sub_map(key)).and_then(|map| map.find(key));
+            known |= found.is_some_and(|entity| entity.mark(layout, arena, time, id, was, fraud));
         }
         known
     }
@@ -224,7 +229,7 @@ impl FeatureShards {
         let key = hasher.entity(&names, id)?;
         let map = state.maps.get(sub_map(key))?;
         let entity = map.get(key)?;
-        let events = entity.events(&state.layout);
+        let events = entity.events(&state.layout, &state.arena);
         let last_time = events.last_time()?;
         let event = Event { time: last_time, place: NO_PLACE, ..Event::default() };
         let mut stats = Vec::new();
@@ -254,6 +259,7 @@ impl FeatureShards {
     #[must_use]
     pub fn memory(&self) -> Memory {
         let mut memory = Memory { bytes: self.labels.memory_bytes(), ..Memory::default() };
+        memory.bytes += self.kinds.iter().map(|kind| kind.arena.memory_bytes()).sum::<usize>();
         for map in self.kinds.iter().flat_map(|kind| &kind.maps) {
             memory.bytes += map.index.capacity() * 5 + map.entities.capacity() * size_of::<Entity>();
             memory.entities += map.entities.len();
@@ -295,12 +301,12 @@ impl Kind {
             let entity = |mine: &Mine| Some((mine.row, map(mine.key)?.entities.get(mine.place? as usize)?));
             block.iter().filter_map(entity)
         };
-        std::hint::black_box(known().fold(0, |all, (_, entity)| all ^ entity.touch_events(&self.layout)));
-        std::hint::black_box(known().fold(0, |all, (_, entity)| all ^ entity.touch_windows(&self.layout)));
+        std::hint::black_box(known().fold(0, |all, (_, entity)| all ^ entity.touch_events(&self.layout, &self.arena)));
+        std::hint::black_box(known().fold(0, |all, (_, entity)| all ^ entity.touch_windows(&self.layout, &self.arena)));
         if spec.windows.iter().any(|window| window.counted != 0) {
             let counts = known().fold(0, |all, (row, entity)| {
                 let Some(large) = &entity.large else { return all };
-                all ^ large.touch_counts(&entity.events(&self.layout), &values(spec, prepared, row))
+                all ^ large.touch_counts(&entity.events(&self.layout, &self.arena), &values(spec, prepared, row))
             });
             std::hint::black_box(counts);
         }
@@ -316,7 +322,9 @@ impl Kind {
                     place = 0;
                 }
                 Some(entity) if entity.last <= until => {
-                    map.remove(place);
+                    if let Some(gone) = map.remove(place) {
+                        gone.give_back(&mut self.arena);
+                    }
                 }
                 Some(_) => place += 1,
             }
@@ -359,12 +367,8 @@ impl SubMap {
         self.entities.last_mut()
     }
 
-    fn remove(&mut self, place: usize) {
-        let (Some(key), Some(last)) =
-            (self.entities.get(place).map(|entity| entity.key), self.entities.last().map(|entity| entity.key))
-        else {
-            return;
-        };
+    fn remove(&mut self, place: usize) -> Option<Entity> {
+        let (key, last) = (self.entities.get(place)?.key, self.entities.last()?.key);
         let from = self.entities.len() - 1;
         if let Ok(found) = self.index.find_entry(low(key), |at| *at as usize == place) {
             found.remove();
@@ -375,7 +379,7 @@ impl SubMap {
         {
             *moved = place;
         }
-        self.entities.swap_remove(place);
+        Some(self.entities.swap_remove(place))
     }
 }
 
@@ -398,6 +402,7 @@ fn values(spec: &EntitySpec, prepared: &Prepared, row: usize) -> [u64; 8] {
 fn features(
     spec: &EntitySpec,
     layout: &Layout,
+    arena: &mut Arena,
     entity: &mut Entity,
     event: &Event,
     advanced: bool,
@@ -405,7 +410,7 @@ fn features(
     sink: &mut impl RowSink,
 ) {
     if spec.previous > 0 {
-        let before = Before::find(spec, entity, &entity.events(layout), event);
+        let before = Before::find(spec, entity, &entity.events(layout, arena), event);
         for feature in spec.features.get(..spec.previous).unwrap_or_default() {
             sink.put(row, feature.slot, before.value(feature.aggregate));
         }
@@ -421,9 +426,9 @@ fn features(
         }
     };
     match &entity.large {
-        Some(large) if advanced => large.stats(&spec.windows, &entity.events(layout), event, each),
-        None if advanced && entity.running => entity.stats(spec, layout, event, each),
-        _ => scan(spec, entity, &entity.events(layout), event, each),
+        Some(large) if advanced => large.stats(&spec.windows, &entity.events(layout, arena), event, each),
+        None if advanced && entity.running => entity.stats(spec, layout, arena, event, each),
+        _ => scan(spec, entity, &entity.events(layout, arena), event, each),
     }
 }
 
