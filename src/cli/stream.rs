@@ -97,25 +97,28 @@ impl StreamArguments {
         let (reader, length) = open(&self.input)?;
         let csv = csv_reader(self.record_format()?, &mapping);
         let mut source = LineSource::new(self.input.display().to_string(), reader, 0, false).read_by(csv);
-        if self.labels.is_some() {
-            // Labels take effect between blocks: small ones, so that they do soon after they are known.
-            source = source.in_blocks_of(256);
-        }
         let mut progress = Progress::start(if length.is_some() { "bytes" } else { "records" }, length, false);
         let mut totals = Totals::default();
         let mut intake = Intake { records: Records::default(), keep: false };
         let mut records = 0;
         while source.next_records(&mut intake.records).with_context(|| self.input.display().to_string())? {
-            records += intake.records.len() as u64;
-            totals.labels += labels.until(processor.engine().newest(), &mut processor)?;
-            let sequence = processor.process(std::slice::from_ref(&intake), EventTime::MAX)?;
-            each(&processor.step(sequence))?;
-            for outcome in processor.step(sequence).outcomes {
-                if let Outcome::Refused(refusal) = outcome {
-                    totals.quarantined += 1;
-                    tell(&intake.records, totals.quarantined, refusal);
+            let mut from = 0;
+            while from < intake.records.len() {
+                let (decided, now) = processor.decide_until(&intake, from, labels.due(), EventTime::MAX);
+                let step = processor.step(0);
+                each(&step)?;
+                for (record, outcome) in (records + from as u64 + 1..).zip(step.outcomes) {
+                    if let Outcome::Refused(refusal) = outcome {
+                        totals.quarantined += 1;
+                        tell(record, totals.quarantined, refusal);
+                    }
+                }
+                from += decided;
+                if let Some(now) = now {
+                    totals.labels += labels.until(now, &mut processor)?;
                 }
             }
+            records += intake.records.len() as u64;
             progress.at(if length.is_some() { intake.records.cursor } else { records });
         }
         progress.finish();
@@ -162,15 +165,11 @@ impl StreamArguments {
     }
 }
 
-/// The first refusals are shown, the others counted.
+/// The first refusals are shown, the others counted. Records count from 1.
 #[expect(clippy::print_stderr, reason = "refusals belong on standard error")]
-fn tell(records: &Records, count: u64, refusal: &Refusal) {
+fn tell(record: u64, count: u64, refusal: &Refusal) {
     if count <= 10 {
-        eprintln!(
-            "refused, among records {} to {}: {refusal}",
-            records.first_offset,
-            records.first_offset + records.len() as u64
-        );
+        eprintln!("record {record} is refused: {refusal}");
     } else if count == 11 {
         eprintln!("more records are refused; they are counted");
     }
@@ -185,10 +184,13 @@ fn open(path: &Path) -> anyhow::Result<(Box<dyn Read>, Option<u64>)> {
     Ok((Box::new(file), length))
 }
 
-/// Labels that take effect when the stream has come to their time: never earlier than they were known.
+/// Labels that take effect before the first record whose event time is at or after theirs: never earlier than
+/// they were known, and at the same record however the stream is cut into blocks.
 struct Labels {
     lines: Option<io::Lines<BufReader<File>>>,
     next: Option<Label>,
+    /// The newest event time that made labels due. Records between were older than the label that waited.
+    newest: EventTime,
     path: PathBuf,
 }
 
@@ -196,7 +198,8 @@ impl Labels {
     fn open(path: Option<&Path>) -> anyhow::Result<Self> {
         let lines = path.map(|path| File::open(path).with_context(|| path.display().to_string())).transpose()?;
         let lines = lines.map(|file| BufReader::new(file).lines());
-        let mut labels = Self { lines, next: None, path: path.unwrap_or(Path::new("")).to_owned() };
+        let mut labels =
+            Self { lines, next: None, newest: EventTime::MIN, path: path.unwrap_or(Path::new("")).to_owned() };
         labels.advance()?;
         Ok(labels)
     }
@@ -221,9 +224,15 @@ impl Labels {
         Ok(())
     }
 
-    fn until(&mut self, now: Option<EventTime>, processor: &mut Processor) -> anyhow::Result<u64> {
+    /// When the next one takes effect: before the first record that is as new.
+    fn due(&self) -> EventTime {
+        self.next.as_ref().and_then(|label| label.label_time).unwrap_or(EventTime::MAX)
+    }
+
+    fn until(&mut self, now: EventTime, processor: &mut Processor) -> anyhow::Result<u64> {
+        self.newest = self.newest.max(now);
         let mut due = Vec::new();
-        while let Some(label) = self.next.take_if(|label| label.label_time <= now) {
+        while let Some(label) = self.next.take_if(|label| label.label_time <= Some(self.newest)) {
             due.push(label);
             self.advance()?;
         }

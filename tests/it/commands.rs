@@ -1,5 +1,6 @@
 //! The command line as a user types it.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -161,7 +162,11 @@ fn a_bad_line_is_refused_and_the_others_are_not() {
         ],
     );
     assert_eq!(ran.status.code(), Some(3), "{}", text(&ran.stderr));
-    assert!(text(&ran.stderr).contains("at: `soon` is not a time in seconds since 1970"), "{}", text(&ran.stderr));
+    assert!(
+        text(&ran.stderr).contains("record 2 is refused: at: `soon` is not a time in seconds since 1970"),
+        "{}",
+        text(&ran.stderr)
+    );
     let summary: serde_json::Value = serde_json::from_slice(&ran.stdout).expect("JSON");
     assert_eq!((summary["transactions"].as_u64(), summary["quarantined"].as_u64()), (Some(2), Some(1)));
     let rows = std::fs::read_to_string(folder.path().join("rows.ndjson")).expect("a file");
@@ -206,6 +211,64 @@ fn csv_gives_the_same_features_as_ndjson() {
         caddis(folder.path(), &["features", "--set", "SET", "--in", "in.ndjson", "--separator", ";", "--out", "none"]);
     assert_eq!(wrong.status.code(), Some(2));
     assert!(text(&wrong.stderr).contains("--separator is for CSV"), "{}", text(&wrong.stderr));
+}
+
+#[test]
+fn a_label_takes_effect_at_the_same_record_however_the_stream_is_cut() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let set = "[[entities]]\nname = \"terminal\"\n[[features]]\nname = \"frauds\"\nentity = \"terminal\"\n\
+               is = \"fraud_count\"\nwindow = \"1d\"\n";
+    let (mut ndjson, mut csv, mut labels) = (String::new(), String::from("id,at,amount,terminal\n"), String::new());
+    for at in 0..2_000_u32 {
+        // Now and then one is older than those before it: it does not take the label back.
+        let time = 1_700_000_000_000_u64 + u64::from(if at % 50 == 7 { at - 5 } else { at }) * 1_000;
+        ndjson += &format!("{{\"id\":\"p{at}\",\"at\":{time},\"amount\":\"1.00\",\"terminal\":\"x\"}}\n");
+        csv += &format!("p{at},{time},1.00,x\n");
+        if at % 10 == 3 {
+            let known = 1_700_000_000_000_u64 + u64::from(at + 20) * 1_000;
+            labels += &format!("{{\"transaction_id\":\"p{at}\",\"fraud\":true,\"label_time\":{known}}}\n");
+        }
+    }
+    let mapping = "transaction_id = \"id\"\nevent_time = { path = \"at\", format = \"ms\" }\n\
+                   amount = \"amount\"\nterminal = \"terminal\"\n";
+    for (name, content) in [
+        ("in.ndjson", &*ndjson),
+        ("in.csv", &*csv),
+        ("labels.ndjson", &*labels),
+        ("set.toml", set),
+        ("mapping.toml", mapping),
+    ] {
+        std::fs::write(folder.path().join(name), content).expect("writes");
+    }
+    let rows = |input: &str, threads: &str| {
+        let mut ran = Command::new(env!("CARGO_BIN_EXE_caddis"))
+            .args(["features", "--set", "set.toml", "--mapping", "mapping.toml", "--labels", "labels.ndjson"])
+            .args(["--out", "rows.csv", "--threads", threads, "--in", input])
+            .current_dir(folder.path())
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("runs");
+        // Through the pipe it comes in pieces that end amid records.
+        let mut pipe = ran.stdin.take().expect("a pipe");
+        if input == "-" {
+            ndjson.as_bytes().chunks(777).for_each(|piece| {
+                pipe.write_all(piece).and_then(|()| pipe.flush()).expect("writes");
+                std::thread::yield_now();
+            });
+        }
+        drop(pipe);
+        assert!(ran.wait().expect("ends").success());
+        std::fs::read_to_string(folder.path().join("rows.csv")).expect("a file")
+    };
+    let wanted = rows("in.ndjson", "1");
+    let frauds: Vec<usize> =
+        wanted.lines().skip(1).map(|row| row.rsplit(',').next().expect("a value").parse().expect("a count")).collect();
+    // The label of p3 is known at the time of p23: that one is the first to see it.
+    assert_eq!((frauds[22], frauds[23], frauds[32], frauds[33], frauds.len()), (0, 1, 1, 2, 2_000));
+    for (input, threads) in [("in.csv", "1"), ("-", "1"), ("in.ndjson", "2")] {
+        assert!(rows(input, threads) == wanted, "{input} with {threads} threads");
+    }
 }
 
 #[test]
