@@ -418,7 +418,7 @@ impl Backend for Service {
                 name: state.name,
                 delivered: state.delivered,
                 failed: state.failed,
-                dead: state.dead,
+                given_up: state.given_up,
                 pending: state.waiting,
             };
             snapshot.subscribers = subscribers.await.unwrap_or_default().into_iter().map(subscriber).collect();
