@@ -31,4 +31,4 @@ demo *args:
 baseline:
     mkdir -p target/baseline
     cargo run --release -- simulate --accounts 5000 --terminals 10000 --days 84 --seed 1 --out target/baseline/payments.ndjson --labels target/baseline/labels.ndjson
-    cargo run --release -- train --in target/baseline/payments.ndjson --labels target/baseline/labels.ndjson --registry models --name baseline --promote
+    cargo run --release -- train --in target/baseline/payments.ndjson --labels target/baseline/labels.ndjson --registry models --name baseline --alert-budget 150 --block-precision 0.99 --promote

@@ -19,3 +19,4 @@ pub mod store;
 pub mod tally;
 pub mod telemetry;
 pub mod transaction;
+pub mod written;

@@ -150,6 +150,16 @@ impl Deliverer {
                 let sent = self.send_all(&subscriber, due, &mut failures, &times).await;
                 let (outbox, asked, now) = (Arc::clone(&self.outbox), name.clone(), (self.now_ms)());
                 let recorded = tokio::task::spawn_blocking(move || outbox.record(&asked, &sent, now)).await;
+                for (alert, error) in
+                    recorded.as_ref().ok().and_then(|given_up| given_up.as_ref().ok()).into_iter().flatten()
+                {
+                    tracing::warn!(
+                        subscriber = name,
+                        alert,
+                        error,
+                        "a delivery is given up: `caddis alerts resend` makes it again"
+                    );
+                }
                 if let Ok(Err(error)) = recorded {
                     tracing::warn!(subscriber = name, %error, "deliveries cannot be written down: they are made again");
                 } else if failures < TROUBLED_AFTER {

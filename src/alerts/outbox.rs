@@ -51,7 +51,10 @@ pub struct SubscriberState {
     /// Attempts that failed.
     pub failed: u64,
     pub waiting: u64,
+    /// Dead letters there are now.
     pub dead: u64,
+    /// Deliveries that were ever given up, those sent again later as well.
+    pub given_up: u64,
     pub last_error: Option<String>,
 }
 
@@ -107,7 +110,7 @@ pub enum Outcome {
     },
 }
 
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL);
     CREATE TABLE IF NOT EXISTS alerts (
@@ -132,7 +135,8 @@ const TABLES: &str = "
         paused INTEGER NOT NULL DEFAULT 0,
         delivered INTEGER NOT NULL DEFAULT 0,
         failed INTEGER NOT NULL DEFAULT 0,
-        last_error TEXT
+        last_error TEXT,
+        given_up INTEGER NOT NULL DEFAULT 0
     );
     CREATE TABLE IF NOT EXISTS deliveries (
         subscriber TEXT NOT NULL REFERENCES subscribers (name) ON DELETE CASCADE,
@@ -145,6 +149,13 @@ const TABLES: &str = "
     ) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS deliveries_due ON deliveries (subscriber, dead, next_attempt);
     CREATE INDEX IF NOT EXISTS deliveries_number ON deliveries (number);
+";
+
+/// Format 1 did not count what was given up.
+const FROM_1: &str = "
+    ALTER TABLE subscribers ADD COLUMN given_up INTEGER NOT NULL DEFAULT 0;
+    UPDATE subscribers SET given_up =
+        (SELECT count(*) FROM deliveries WHERE deliveries.subscriber = subscribers.name AND dead = 1);
 ";
 
 struct Durably<'a>(MutexGuard<'a, Connection>);
@@ -190,8 +201,15 @@ impl Outbox {
         if format > FORMAT {
             return Err(OutboxError::Newer(format));
         }
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        // Another process may have been here first: the format is read again, inside.
+        let format: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if format == 1 {
+            connection.execute_batch(FROM_1)?;
+        }
         connection.execute_batch(TABLES)?;
         connection.pragma_update(None, "user_version", FORMAT)?;
+        connection.execute_batch("COMMIT")?;
         Ok(Self { connection: Mutex::new(connection) })
     }
 
@@ -376,7 +394,7 @@ impl Outbox {
         let mut statement = connection.prepare_cached(
             "SELECT name, url, filter, paused, configured, delivered, failed, last_error,
                 (SELECT count(*) FROM deliveries WHERE subscriber = name AND dead = 0),
-                (SELECT count(*) FROM deliveries WHERE subscriber = name AND dead = 1)
+                (SELECT count(*) FROM deliveries WHERE subscriber = name AND dead = 1), given_up
              FROM subscribers ORDER BY name",
         )?;
         let count = |row: &rusqlite::Row<'_>, at| row.get::<_, i64>(at).map(|n| u64::try_from(n).unwrap_or_default());
@@ -392,6 +410,7 @@ impl Outbox {
                 last_error: row.get(7)?,
                 waiting: count(row, 8)?,
                 dead: count(row, 9)?,
+                given_up: count(row, 10)?,
             })
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -439,13 +458,15 @@ impl Outbox {
         Ok((due, next))
     }
 
-    /// Writes down what became of some attempts.
+    /// Writes down what became of some attempts. Returns the deliveries that are given up with this: alert and
+    /// last error.
     ///
     /// # Errors
     /// SQLite's; then they count as not made.
-    pub(super) fn record(&self, name: &str, outcomes: &[(Due, Outcome)], now_ms: i64) -> Result<()> {
+    pub(super) fn record(&self, name: &str, outcomes: &[(Due, Outcome)], now_ms: i64) -> Result<Vec<(String, String)>> {
         let mut connection = self.connection();
         let transaction = connection.transaction()?;
+        let mut given_up = Vec::new();
         for (due, outcome) in outcomes {
             match outcome {
                 Outcome::Delivered => {
@@ -470,12 +491,19 @@ impl Outbox {
                         )?
                         .execute(params![name, due.number, attempts, next, dead, error])?;
                     transaction
-                        .prepare_cached("UPDATE subscribers SET failed = failed + 1, last_error = ?2 WHERE name = ?1")?
-                        .execute(params![name, error])?;
+                        .prepare_cached(
+                            "UPDATE subscribers SET failed = failed + 1, last_error = ?2, given_up = given_up + ?3
+                             WHERE name = ?1",
+                        )?
+                        .execute(params![name, error, dead])?;
+                    if dead {
+                        given_up.push((due.alert_id.clone(), error.clone()));
+                    }
                 }
             }
         }
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        Ok(given_up)
     }
 
     /// Deliveries that were given up, oldest first; of one subscriber or all.
@@ -607,7 +635,8 @@ mod tests {
             let (due, next) = outbox.due("desk", now, 10).expect("due");
             assert_eq!((due.len(), next), (1, None), "attempt {attempt}");
             let failed = Outcome::Failed { error: "503".into(), retry_after_ms: None };
-            outbox.record("desk", &[(due[0].clone(), failed)], now).expect("records");
+            let given_up = outbox.record("desk", &[(due[0].clone(), failed)], now).expect("records");
+            assert_eq!(given_up.len(), usize::from(attempt == ATTEMPTS), "attempt {attempt}");
             let (due, next) = outbox.due("desk", now, 10).expect("due");
             assert!(due.is_empty());
             now = next.unwrap_or(now);
@@ -619,7 +648,28 @@ mod tests {
         outbox.record("desk", &[(due[0].clone(), Outcome::Delivered)], now).expect("records");
         let state = outbox.subscribers().expect("subscribers");
         assert_eq!((state[0].delivered, state[0].failed, state[0].waiting, state[0].dead), (1, 10, 0, 0));
+        assert_eq!(state[0].given_up, 1, "a counter only rises");
         assert_eq!(outbox.prune(1).expect("prunes"), 1);
+    }
+
+    #[test]
+    fn an_outbox_of_before_counts_its_dead_letters_as_given_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("outbox.db");
+        let outbox = Outbox::open(&path).expect("opens");
+        outbox.add(&subscriber("desk", &[])).expect("adds");
+        outbox.put(vec![alert("x", "block"), alert("y", "block")], 1, 0).expect("puts");
+        {
+            let connection = outbox.connection();
+            connection.execute_batch("ALTER TABLE subscribers DROP COLUMN given_up").expect("drops");
+            connection.execute_batch("UPDATE deliveries SET dead = 1 WHERE number = 1").expect("dies");
+            connection.pragma_update(None, "user_version", 1).expect("as before");
+        }
+        drop(outbox);
+        for _ in 0..2 {
+            let state = Outbox::open(&path).expect("opens").subscribers().expect("subscribers");
+            assert_eq!((state[0].dead, state[0].given_up, state[0].waiting), (1, 1, 1));
+        }
     }
 
     #[test]

@@ -41,12 +41,18 @@ impl Filter {
     }
 }
 
-/// What is wrong with a subscriber, in words.
+/// All that is wrong with a subscriber: of which key, and in words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("subscriber `{name}`: {what}")]
+#[error("subscriber `{name}`: {}", self.whats().join("; "))]
 pub struct WrongSubscriber {
     pub name: String,
-    pub what: String,
+    pub wrong: Vec<(&'static str, String)>,
+}
+
+impl WrongSubscriber {
+    fn whats(&self) -> Vec<&str> {
+        self.wrong.iter().map(|(_, what)| what.as_str()).collect()
+    }
 }
 
 impl Subscriber {
@@ -59,37 +65,48 @@ impl Subscriber {
         filter: Filter,
         allow_private: bool,
     ) -> Result<Self, WrongSubscriber> {
-        let wrong = |what: String| WrongSubscriber { name: name.to_owned(), what };
+        let mut wrong = Vec::new();
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
-            return Err(wrong("a name has 1 to 64 letters, digits, `-`, `_` or `.`".into()));
+            wrong.push(("name", "a name has 1 to 64 letters, digits, `-`, `_` or `.`".to_owned()));
         }
-        let url = Url::parse(url).map_err(|error| wrong(format!("`{url}` is no URL: {error}")))?;
-        if !matches!(url.scheme(), "https" | "http") {
-            return Err(wrong(format!("{}:// is not http:// or https://", url.scheme())));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(wrong("a password in the URL would end up in logs; requests are signed instead".into()));
-        }
-        if !allow_private {
-            check_host(&url).map_err(wrong)?;
-            if url.scheme() != "https" {
-                return Err(wrong(
-                    "a public subscriber needs https://: alerts name accounts (`allow_private = true` is for one in \
-                     your own network)"
-                        .into(),
-                ));
-            }
-        }
-        let key = SigningKey::parse(secret).map_err(wrong)?;
+        let url = usable(url, allow_private).map_err(|what| wrong.push(("url", what)));
+        let key = SigningKey::parse(secret).map_err(|what| wrong.push(("secret", what)));
         if let Some(odd) = filter.verdicts.iter().find(|verdict| !matches!(verdict.as_str(), "review" | "block")) {
-            return Err(wrong(format!("`{odd}` is not \"review\" or \"block\"")));
+            wrong.push(("verdicts", format!("`{odd}` is not \"review\" or \"block\"")));
         }
         if !(0.0..=1.0).contains(&filter.min_score) {
-            return Err(wrong(format!("min_score {} is not from 0 to 1", filter.min_score)));
+            wrong.push(("min_score", format!("min_score {} is not from 0 to 1", filter.min_score)));
         }
-        Ok(Self { name: name.to_owned(), url, key, filter, allow_private })
+        match (url, key) {
+            (Ok(url), Ok(key)) if wrong.is_empty() => {
+                Ok(Self { name: name.to_owned(), url, key, filter, allow_private })
+            }
+            _ => Err(WrongSubscriber { name: name.to_owned(), wrong }),
+        }
     }
+}
+
+/// A URL that alerts may be sent to.
+fn usable(url: &str, allow_private: bool) -> Result<Url, String> {
+    let url = Url::parse(url).map_err(|error| format!("`{url}` is no URL: {error}"))?;
+    if !matches!(url.scheme(), "https" | "http") {
+        return Err(format!("{}:// is not http:// or https://", url.scheme()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("a password in the URL would end up in logs; requests are signed instead".into());
+    }
+    if !allow_private {
+        check_host(&url)?;
+        if url.scheme() != "https" {
+            return Err(
+                "a public subscriber needs https://: alerts name accounts (`allow_private = true` is for one in \
+                        your own network)"
+                    .into(),
+            );
+        }
+    }
+    Ok(url)
 }
 
 #[cfg(test)]

@@ -60,8 +60,51 @@ pub fn router(backend: Arc<dyn Backend>, keys: Keys, limits: Limits) -> Router {
         .merge(open)
         .fallback(|| async { error(StatusCode::NOT_FOUND, "no such path; see /openapi.json") })
         .method_not_allowed_fallback(|| async { error(StatusCode::METHOD_NOT_ALLOWED, "see /openapi.json") })
+        .layer(middleware::map_response(in_one_form))
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(backend)
+}
+
+/// What the libraries below tell in plain text, or not at all, becomes an error like all others.
+async fn in_one_form(response: Response) -> Response {
+    let status = response.status();
+    let json = |kind: &header::HeaderValue| kind.as_bytes().starts_with(b"application/json");
+    let ours = response.headers().get(header::CONTENT_TYPE).is_some_and(json);
+    if ours || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let said = axum::body::to_bytes(body, 4_096).await.unwrap_or_default();
+    let said = String::from_utf8_lossy(&said);
+    let message = match (said.trim(), status) {
+        (_, StatusCode::PAYLOAD_TOO_LARGE) => "the body is larger than `http.max_body`",
+        ("", StatusCode::SERVICE_UNAVAILABLE) => "not answered within `http.request_timeout`",
+        ("", status) => status.canonical_reason().unwrap_or("failed"),
+        (said, _) => said,
+    };
+    let mut told = error(status, message);
+    parts.headers.remove(header::CONTENT_TYPE);
+    parts.headers.remove(header::CONTENT_LENGTH);
+    told.headers_mut().extend(parts.headers);
+    told
+}
+
+/// The parameters of a request.
+#[expect(clippy::result_large_err, reason = "the error is the response itself")]
+pub(super) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Response> {
+    let wrong = |rejection: QueryRejection| error(StatusCode::UNPROCESSABLE_ENTITY, rejection.body_text());
+    query.map(|Query(query)| query).map_err(wrong)
+}
+
+#[expect(clippy::result_large_err, reason = "the error is the response itself")]
+pub(super) fn check_verdict(verdict: Option<&str>) -> Result<(), Response> {
+    match verdict.filter(|verdict| !matches!(*verdict, "review" | "block")) {
+        Some(odd) => {
+            let message = format!("verdict: `{odd}` is not `review` or `block`");
+            Err(error(StatusCode::UNPROCESSABLE_ENTITY, message))
+        }
+        None => Ok(()),
+    }
 }
 
 fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
@@ -200,9 +243,10 @@ pub(super) async fn decision(
     responses((status = 200, body = AlertPage), (status = 422, body = ErrorBody)))]
 pub(super) async fn alerts(
     State(backend): Service,
-    query: Result<Query<AlertQuery>, QueryRejection>,
+    wanted: Result<Query<AlertQuery>, QueryRejection>,
 ) -> Result<Json<AlertPage>, Response> {
-    let Query(query) = query.map_err(|rejection| error(StatusCode::UNPROCESSABLE_ENTITY, rejection.body_text()))?;
+    let query = query(wanted)?;
+    check_verdict(query.verdict.as_deref())?;
     backend.alerts(query).await.map(Json).map_err(IntoResponse::into_response)
 }
 

@@ -5,15 +5,17 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
+use axum::response::Response;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use tokio_stream::wrappers::BroadcastStream;
 use utoipa::IntoParams;
 
-use super::Backend;
-use super::types::StreamedAlert;
+use super::types::{ErrorBody, StreamedAlert};
+use super::{Backend, routes};
 
 /// Which alerts are streamed.
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
@@ -37,11 +39,14 @@ impl Wanted {
 /// Alerts from now on, each an event named `alert` whose data is what subscribers are sent. A reader that is
 /// too slow gets an event `missed` with the number of alerts it has to look up in `GET /v1/alerts`.
 #[utoipa::path(get, path = "/v1/alerts/stream", params(Wanted), tag = "alerts",
-    responses((status = 200, description = "server-sent events", content_type = "text/event-stream", body = String)))]
+    responses((status = 200, description = "server-sent events", content_type = "text/event-stream", body = String),
+        (status = 422, body = ErrorBody)))]
 pub(super) async fn alerts(
     State(backend): State<Arc<dyn Backend>>,
-    Query(wanted): Query<Wanted>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    query: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Response> {
+    let wanted = routes::query(query)?;
+    routes::check_verdict(wanted.verdict.as_deref())?;
     let mut stopping = backend.stopping();
     let live = BroadcastStream::new(backend.alert_stream()).filter_map(move |alert| {
         let event = match alert {
@@ -60,5 +65,6 @@ pub(super) async fn alerts(
     let ended = Box::pin(async move {
         let _ = stopping.wait_for(|stop| *stop).await;
     });
-    Sse::new(opened.chain(live).take_until(ended)).keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
+    let events = Sse::new(opened.chain(live).take_until(ended));
+    Ok(events.keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
 }

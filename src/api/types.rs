@@ -139,7 +139,7 @@ pub struct AlertQuery {
 pub struct AlertPage {
     /// Newest first; each is what subscribers were sent.
     #[schema(value_type = Vec<Object>)]
-    pub alerts: Vec<serde_json::Value>,
+    pub alerts: Vec<Box<serde_json::value::RawValue>>,
     /// Give it as `before` for the next page; null on the last.
     pub next: Option<i64>,
 }

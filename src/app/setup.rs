@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use rust_embed::RustEmbed;
 
-use crate::alerts::{Filter, Subscriber};
-use crate::config::Config;
+use crate::alerts::{Filter, Subscriber, WrongSubscriber};
+use crate::config::{Config, Draft};
 use crate::engine::{AdmissionSettings, Brain, EngineSettings};
 use crate::features::FeatureSet;
 use crate::mistake::{Mistake, Mistakes};
@@ -34,28 +34,40 @@ pub struct Setup {
 
 impl Setup {
     /// # Errors
-    /// Every mistake in the configuration's mapping and rates, the feature set, the policy, the subscribers,
-    /// and what keeps the model from loading.
+    /// As [`look_through`](Self::look_through).
     pub fn load(config: Config) -> Result<Self, Mistakes> {
-        let mut mistakes = Vec::new();
+        Self::look_through(Draft { config, mistakes: Vec::new(), absent: Vec::new() })
+    }
+
+    /// # Errors
+    /// Every mistake in the configuration, its mapping, rates and subscribers, the feature set and the policy, and
+    /// what keeps the model from loading: those of the configuration first, each file's in the order of its text.
+    pub fn look_through(draft: Draft) -> Result<Self, Mistakes> {
+        let Draft { config, mut mistakes, mut absent } = draft;
+        mistakes.append(&mut absent);
+        let mut elsewhere = Vec::new();
         let schema = Arc::new(config.schema.clone());
         let mapping = mapping(&config, &schema, &mut mistakes);
         let subscribers = subscribers(&config, &mut mistakes);
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.filter) {
-            mistakes.push(Mistake::in_file(&config.file, format!("`log.filter`: {error}")));
+            mistakes.push(config.wrong(&["log.filter"], format!("`log.filter`: {error}")));
         }
-        let features = features(&config, &schema, &mut mistakes);
+        let features = features(&config, &schema, &mut mistakes, &mut elsewhere);
         let model = features.as_ref().and_then(|features| {
             model(&config, features).map_err(|error| mistakes.push(wrong_model(&config, &error))).ok()
         });
-        let policy = features.as_ref().and_then(|features| policy(&config, &schema, features, &mut mistakes));
+        let policy =
+            features.as_ref().and_then(|features| policy(&config, &schema, features, &mut mistakes, &mut elsewhere));
         let thresholds = model.as_ref().zip(policy.as_ref()).and_then(|(model, policy)| {
             let manifest = model.as_ref().map(|model| &model.manifest);
-            thresholds(&policy.read, manifest).map_err(|wrong| mistakes.push(policy.wrong_budget(wrong))).ok()
+            thresholds(&policy.read, manifest).map_err(|wrong| elsewhere.push(policy.wrong_budget(wrong))).ok()
         });
+        let sound = mistakes.is_empty() && elsewhere.is_empty();
         let (Some(mapping), Some(features), Some(model), Some(policy), Some(thresholds), true) =
-            (mapping, features, model, policy, thresholds, mistakes.is_empty())
+            (mapping, features, model, policy, thresholds, sound)
         else {
+            mistakes.sort();
+            mistakes.append(&mut elsewhere);
             return Err(Mistakes(mistakes));
         };
         let (features, model, policy) = (Arc::new(features), model.map(Arc::new), Arc::new(policy.read));
@@ -66,17 +78,19 @@ impl Setup {
     /// How the engine is to work, with the key of this data folder.
     #[must_use]
     pub fn engine_settings(&self, key: [u8; 16]) -> EngineSettings {
-        let stream = self.config.stream;
-        EngineSettings {
-            threads: self.config.engine.threads,
-            admission: AdmissionSettings {
-                allowed_lateness: stream.allowed_lateness,
-                max_future: stream.max_future,
-                dedupe_horizon: stream.dedupe_horizon,
-                dedupe_limit: stream.dedupe_limit,
-            },
-            key,
-        }
+        EngineSettings { threads: self.config.engine.threads, admission: admission(&self.config), key }
+    }
+}
+
+/// How far out of order the stream may be.
+#[must_use]
+pub fn admission(config: &Config) -> AdmissionSettings {
+    let stream = config.stream;
+    AdmissionSettings {
+        allowed_lateness: stream.allowed_lateness,
+        max_future: stream.max_future,
+        dedupe_horizon: stream.dedupe_horizon,
+        dedupe_limit: stream.dedupe_limit,
     }
 }
 
@@ -93,24 +107,22 @@ pub fn decided_by(brain: &Brain) -> u64 {
     hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
-fn mapping(config: &Config, schema: &Arc<Schema>, mistakes: &mut Vec<Mistake>) -> Option<Mapping> {
+/// The mapping of the configuration, with its rates; `None` where `mistakes` were found.
+pub fn mapping(config: &Config, schema: &Arc<Schema>, mistakes: &mut Vec<Mistake>) -> Option<Mapping> {
     let mut rates = Rates::new(config.base_currency);
     for (currency, rate) in &config.rates {
         if let Err(expected) = rates.set(*currency, rate) {
-            let message = format!("`money.rates.{}`: `{rate}` is not {expected}", currency.code());
-            mistakes.push(Mistake::in_file(&config.file, message));
+            let key = format!("money.rates.{}", currency.code());
+            mistakes.push(config.wrong(&[&key], format!("`{key}`: `{rate}` is not {expected}")));
         }
     }
-    let Some((table, places)) = &config.mapping else { return Some(Mapping::own(Arc::clone(schema), rates)) };
-    let text = std::fs::read_to_string(&config.file).unwrap_or_default();
+    let Some(table) = &config.mapping else { return Some(Mapping::own(Arc::clone(schema), rates)) };
     Mapping::from_table(table, schema, rates)
         .map_err(|wrong| {
-            mistakes.extend(wrong.into_iter().map(
-                |(key, message)| match places.iter().find(|(known, _)| *known == key) {
-                    Some((_, at)) if *at < text.len() => Mistake::at(&config.file, &text, *at, message),
-                    _ => Mistake::in_file(&config.file, format!("[mapping]: {message}")),
-                },
-            ));
+            mistakes.extend(wrong.into_iter().map(|(key, message)| {
+                let key = format!("mapping.{key}");
+                config.wrong(&[&key, "mapping"], format!("[mapping]: {message}"))
+            }));
         })
         .ok()
 }
@@ -122,14 +134,23 @@ fn subscribers(config: &Config, mistakes: &mut Vec<Mistake>) -> Vec<Subscriber> 
         let secret = subscriber.secret.reveal();
         match Subscriber::new(&subscriber.name, &subscriber.url, secret, filter, subscriber.allow_private) {
             Ok(subscriber) => subscribers.push(subscriber),
-            Err(wrong) => mistakes.push(Mistake::in_file(&config.file, wrong.to_string())),
+            Err(WrongSubscriber { name, wrong }) => mistakes.extend(wrong.into_iter().map(|(key, what)| {
+                let key = format!("{}.{key}", subscriber.table);
+                config.wrong(&[&key, &subscriber.table], format!("subscriber `{name}`: {what}"))
+            })),
         }
     }
     subscribers
 }
 
-/// A file the user named, or one of the shipped ones.
-fn text_of(named: Option<&Path>, shipped: &str, mistakes: &mut Vec<Mistake>) -> Option<(String, String)> {
+/// A file that the configuration names under `key`, or one of the shipped ones.
+fn text_of(
+    config: &Config,
+    key: &str,
+    named: Option<&Path>,
+    shipped: &str,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<(String, String)> {
     let Some(path) = named else {
         let file = Shipped::get(shipped)?;
         return Some((String::from_utf8_lossy(&file.data).into_owned(), format!("(shipped) {shipped}")));
@@ -138,15 +159,21 @@ fn text_of(named: Option<&Path>, shipped: &str, mistakes: &mut Vec<Mistake>) -> 
     match std::fs::read_to_string(path) {
         Ok(text) => Some((text, file)),
         Err(error) => {
-            mistakes.push(Mistake::in_file(&file, format!("cannot be read: {error}")));
+            mistakes.push(config.wrong(&[key], format!("`{key}`: {file} cannot be read: {error}")));
             None
         }
     }
 }
 
-fn features(config: &Config, schema: &Schema, mistakes: &mut Vec<Mistake>) -> Option<FeatureSet> {
-    let (text, file) = text_of(config.features.as_deref(), "features.toml", mistakes)?;
-    FeatureSet::parse(&text, &file, schema).map_err(|wrong| mistakes.extend(wrong.0)).ok()
+/// The feature set that the configuration names, or the shipped one. Mistakes in the set itself go `elsewhere`.
+pub fn features(
+    config: &Config,
+    schema: &Schema,
+    mistakes: &mut Vec<Mistake>,
+    elsewhere: &mut Vec<Mistake>,
+) -> Option<FeatureSet> {
+    let (text, file) = text_of(config, "features.file", config.features.as_deref(), "features.toml", mistakes)?;
+    FeatureSet::parse(&text, &file, schema).map_err(|wrong| elsewhere.extend(wrong.0)).ok()
 }
 
 /// A policy with the text it was read from.
@@ -163,15 +190,21 @@ impl PolicyFile {
     }
 }
 
-fn policy(config: &Config, schema: &Schema, features: &FeatureSet, mistakes: &mut Vec<Mistake>) -> Option<PolicyFile> {
+fn policy(
+    config: &Config,
+    schema: &Schema,
+    features: &FeatureSet,
+    mistakes: &mut Vec<Mistake>,
+    elsewhere: &mut Vec<Mistake>,
+) -> Option<PolicyFile> {
     // The shipped rules speak of the shipped features: with other features there are none but the user's.
     let names = features.names();
     if config.policy.is_none() && config.features.is_some() {
         return Some(PolicyFile { read: Policy::none(), text: String::new(), file: String::new() });
     }
-    let (text, file) = text_of(config.policy.as_deref(), "policy.toml", mistakes)?;
+    let (text, file) = text_of(config, "policy.file", config.policy.as_deref(), "policy.toml", mistakes)?;
     let exponent = config.base_currency.exponent();
-    let read = Policy::parse(&text, &file, schema, names, exponent).map_err(|wrong| mistakes.extend(wrong.0)).ok()?;
+    let read = Policy::parse(&text, &file, schema, names, exponent).map_err(|wrong| elsewhere.extend(wrong.0)).ok()?;
     Some(PolicyFile { read, text, file })
 }
 
@@ -238,7 +271,14 @@ fn shipped_model(name: &str, version: Option<&str>, features: &FeatureSet) -> Re
 }
 
 fn wrong_model(config: &Config, error: &RegistryError) -> Mistake {
-    let mistake = Mistake::in_file(&config.file, format!("[model]: {error}"));
+    let keys: &[&str] = match error {
+        RegistryError::Io { .. } => &["model.registry", "model", "features.file"],
+        RegistryError::FeatureSet { .. } | RegistryError::NoCurrent { .. } | RegistryError::Name(_) => {
+            &["model.name", "model.registry", "model", "features.file"]
+        }
+        _ => &["model.version", "model.name", "model.registry", "model", "features.file"],
+    };
+    let mistake = config.wrong(keys, format!("[model]: {error}"));
     match error {
         RegistryError::FeatureSet { .. } => mistake.help(
             "train one on this feature set with `caddis train`, or say `enabled = false` to decide by rules alone",

@@ -8,6 +8,7 @@ use super::run::ConfigArguments;
 use super::{Ended, print_json, say};
 use crate::alerts::{AlertFilter, Outbox};
 use crate::app::new_secret;
+use crate::mistake::{Mistake, Mistakes};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -37,8 +38,7 @@ enum What {
         limit: u32,
         #[arg(long)]
         account: Option<String>,
-        /// `review` or `block`.
-        #[arg(long)]
+        #[arg(long, value_parser = ["review", "block"])]
         verdict: Option<String>,
     },
     /// Subscribers, and how deliveries to them go.
@@ -80,6 +80,17 @@ impl Where {
         anyhow::ensure!(path.exists(), "{}: there is no outbox; has Caddis run with this data folder?", path.display());
         Ok(Outbox::open(&path)?)
     }
+}
+
+/// Makes sure that there is a subscriber of this name.
+fn known(outbox: &Outbox, subscriber: Option<&str>) -> anyhow::Result<()> {
+    let Some(name) = subscriber else { return Ok(()) };
+    let names: Vec<String> = outbox.subscribers()?.into_iter().map(|state| state.name).collect();
+    if names.iter().any(|known| known == name) {
+        return Ok(());
+    }
+    let mistake = Mistake::in_file("command line", format!("--subscriber {name}: there is no such subscriber"));
+    Err(Mistakes::from(mistake.nearest(name, names.iter().map(String::as_str))).into())
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Ended> {
@@ -127,7 +138,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Ended> {
             }
         }
         What::Dead { place, subscriber } => {
-            for letter in place.outbox()?.dead_letters(subscriber.as_deref())? {
+            let outbox = place.outbox()?;
+            known(&outbox, subscriber.as_deref())?;
+            for letter in outbox.dead_letters(subscriber.as_deref())? {
                 if place.json {
                     print_json(&letter)?;
                 } else {
@@ -139,7 +152,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Ended> {
             }
         }
         What::Resend { place, subscriber, alert, waiting } => {
-            let count = place.outbox()?.resend(subscriber.as_deref(), alert.as_deref(), *waiting)?;
+            let outbox = place.outbox()?;
+            known(&outbox, subscriber.as_deref())?;
+            let count = outbox.resend(subscriber.as_deref(), alert.as_deref(), *waiting)?;
             if place.json {
                 print_json(&serde_json::json!({ "to_be_sent": count }))?;
             } else {

@@ -68,6 +68,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Ended> {
         verdicts: Vec::new(),
         min_score: 0.0,
         allow_private: true,
+        table: String::new(),
     });
     let setup = Setup::load(config)?;
     let running = app::start(&setup, |_, _| {})?;

@@ -29,13 +29,13 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Ended> {
     let format = format(&arguments.out)?;
-    let set = arguments.stream.feature_set()?;
+    let reading = arguments.stream.reading()?;
     let mut rows = match format {
         None => None,
-        Some(format) => Some(writer(&arguments.out, format, &set)?),
+        Some(format) => Some(writer(&arguments.out, format, &reading.set)?),
     };
     let mut values = Vec::new();
-    let totals = arguments.stream.run(&set, |step| {
+    let totals = arguments.stream.run(&reading, |step| {
         let Some(rows) = &mut rows else { return Ok(()) };
         let mut decisions = step.batch.decisions.iter().enumerate();
         for piece in &step.batch.pieces {

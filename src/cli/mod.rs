@@ -17,7 +17,7 @@ use std::path::Path;
 
 use clap::{Parser, Subcommand};
 
-use crate::mistake::Mistakes;
+use crate::mistake::{Mistake, Mistakes};
 pub use progress::Progress;
 
 /// Real-time fraud detection for payment streams.
@@ -91,15 +91,29 @@ pub fn main() -> u8 {
         Ok(Ended::SomeRefused) => 3,
         Err(error) => {
             let mistakes = error.is::<Mistakes>();
-            eprintln!("{}{error:#}", if mistakes { "" } else { "caddis: " });
+            eprintln!("{}{}", if mistakes { "" } else { "caddis: " }, told(&error));
             if mistakes { 2 } else { 1 }
         }
     }
 }
 
+/// An error with its causes, but for those that it quotes itself.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// Reads a file that a person wrote.
-fn read_text(path: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
+fn read_text(path: &Path) -> Result<String, Mistakes> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Mistake::in_file(&path.display().to_string(), format!("cannot be read: {error}")).into())
 }
 
 /// A secret given on the command line, best as `env:NAME` or `file:PATH`.
@@ -120,5 +134,19 @@ fn say(line: impl std::fmt::Display) {
     // Whoever reads may have seen enough (`| head`): that is no error, and nothing is left to do.
     if writeln!(std::io::stdout().lock(), "{line}").is_err() {
         std::process::exit(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::told;
+
+    #[test]
+    fn a_cause_that_is_quoted_is_not_told_again() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the journal cannot be followed: {0}")]
+        struct Quoting(#[source] std::io::Error);
+        let error = anyhow::Error::from(Quoting(std::io::Error::other("entry 3 is damaged"))).context("start");
+        assert_eq!(told(&error), "start: the journal cannot be followed: entry 3 is damaged");
     }
 }

@@ -1,6 +1,7 @@
 //! `caddis run`, and `caddis check` before it
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 
@@ -18,9 +19,16 @@ pub(super) struct ConfigArguments {
 
 impl ConfigArguments {
     pub fn load(&self) -> anyhow::Result<Config> {
+        Ok(Config::load(self.path())?)
+    }
+
+    fn setup(&self) -> anyhow::Result<Setup> {
+        Ok(Setup::look_through(Config::load_draft(self.path())?)?)
+    }
+
+    fn path(&self) -> Option<&Path> {
         let here = Path::new("caddis.toml");
-        let path = self.config.as_deref().or_else(|| here.exists().then_some(here));
-        Ok(Config::load(path)?)
+        self.config.as_deref().or_else(|| here.exists().then_some(here))
     }
 }
 
@@ -43,7 +51,7 @@ pub(super) struct CheckArguments {
 }
 
 pub(super) fn run(arguments: &RunArguments) -> anyhow::Result<Ended> {
-    let setup = Setup::load(arguments.config.load()?)?;
+    let setup = arguments.config.setup()?;
     let log = &setup.config.log;
     let format = if log.json { LogFormat::Json } else { LogFormat::Text };
     init_logs(format, &log.filter).map_err(anyhow::Error::msg)?;
@@ -77,17 +85,18 @@ pub(super) fn run(arguments: &RunArguments) -> anyhow::Result<Ended> {
         },
         "stopping"
     );
-    let decided = running.shared.status.transactions();
-    let refused = running.shared.status.quarantined.load(std::sync::atomic::Ordering::Relaxed);
+    let shared = Arc::clone(&running.shared);
     running.stop()?;
+    // Only now is all decided that was taken.
+    let decided = shared.status.transactions();
+    let refused = shared.status.quarantined.load(std::sync::atomic::Ordering::Relaxed);
     anyhow::ensure!(why != Why::Failed, "a part of Caddis failed; the log has more");
     tracing::info!(decided, refused, "stopped");
     Ok(if arguments.until_end && refused > 0 { Ended::SomeRefused } else { Ended::Done })
 }
 
 pub(super) fn check(arguments: &CheckArguments) -> anyhow::Result<Ended> {
-    let config = arguments.config.load()?;
-    let setup = Setup::load(config)?;
+    let setup = arguments.config.setup()?;
     let brain = &setup.brain;
     let model = brain.model.as_ref();
     // What is asked for, and what it came to on the transactions the model was tested on.

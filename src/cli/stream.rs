@@ -8,9 +8,9 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 
-use super::{Progress, read_text};
-use crate::app::csv_reader;
-use crate::config::{RecordFormat, separator};
+use super::Progress;
+use crate::app::{self, csv_reader};
+use crate::config::{Config, RecordFormat, separator};
 use crate::engine::{AdmissionSettings, Brain, Engine, EngineSettings};
 use crate::features::FeatureSet;
 use crate::mistake::{Mistake, Mistakes};
@@ -25,9 +25,12 @@ use crate::transaction::{Currency, EventTime, Refusal, Schema};
 /// What is read, and how.
 #[derive(Debug, Args)]
 pub(super) struct StreamArguments {
-    /// The feature set.
-    #[arg(long = "set", value_name = "FILE", default_value = "models/features.toml")]
-    set: PathBuf,
+    /// The feature set; by default the configuration's, models/features.toml if it is there, or the shipped one.
+    #[arg(long = "set", value_name = "FILE")]
+    set: Option<PathBuf>,
+    /// A configuration of `caddis run`, for its fields, mapping, rates, feature set and order of the stream.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["mapping", "base_currency"])]
+    config: Option<PathBuf>,
     /// Where a transaction's fields are in the records; without it Caddis's own names.
     #[arg(long, value_name = "FILE")]
     mapping: Option<PathBuf>,
@@ -43,9 +46,9 @@ pub(super) struct StreamArguments {
     /// Labels, NDJSON in the order of their `label_time`; each takes effect when the stream has come so far.
     #[arg(long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
-    /// The currency that amounts are converted to.
-    #[arg(long, default_value = "EUR")]
-    base_currency: String,
+    /// The currency that amounts are converted to: EUR where this does not say.
+    #[arg(long, value_name = "CODE")]
+    base_currency: Option<String>,
     /// Threads to decide with.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -64,21 +67,92 @@ pub(super) struct Totals {
     pub peak_memory_bytes: u64,
 }
 
+/// What records are read by, and what is worked out for them.
+pub(super) struct Reading {
+    pub set: Arc<FeatureSet>,
+    schema: Arc<Schema>,
+    mapping: Arc<Mapping>,
+    admission: AdmissionSettings,
+}
+
 impl StreamArguments {
-    pub fn feature_set(&self) -> anyhow::Result<Arc<FeatureSet>> {
-        let text = read_text(&self.set)?;
-        Ok(Arc::new(FeatureSet::parse(&text, &self.set.display().to_string(), &Schema::default())?))
+    /// Reads the files that say how the stream is to be read, and makes sure that the others are there.
+    ///
+    /// # Errors
+    /// Every mistake in them.
+    pub fn reading(&self) -> anyhow::Result<Reading> {
+        let mut mistakes = Vec::new();
+        for (flag, path) in [("--in", Some(&self.input)), ("--labels", self.labels.as_ref())] {
+            let path = path.filter(|path| path.as_os_str() != "-");
+            if let Some(error) = path.and_then(|path| File::open(path).err()) {
+                let message = format!("{flag} {}: {error}", path.map_or("".into(), |path| path.display().to_string()));
+                mistakes.push(Mistake::in_file("command line", message));
+            }
+        }
+        if let Err(wrong) = self.record_format() {
+            mistakes.push(wrong);
+        }
+        let config = match &self.config {
+            // Secrets are of no use here, so none need be there.
+            Some(path) => match Config::load_draft(Some(path)) {
+                Ok(draft) => {
+                    mistakes.extend(draft.mistakes);
+                    Some(draft.config)
+                }
+                Err(wrong) => {
+                    mistakes.extend(wrong.0);
+                    return Err(Mistakes(mistakes).into());
+                }
+            },
+            None => None,
+        };
+        let schema = Arc::new(config.as_ref().map_or_else(Schema::default, |config| config.schema.clone()));
+        let mapping = match &config {
+            Some(config) => app::mapping(config, &schema, &mut mistakes),
+            None => self.mapping(&schema).map_err(|wrong| mistakes.extend(wrong.0)).ok(),
+        };
+        let mut elsewhere = Vec::new();
+        let set = self.feature_set(config.as_ref(), &schema, &mut mistakes, &mut elsewhere);
+        let (Some(mapping), Some(set), true) = (mapping, set, mistakes.is_empty()) else {
+            mistakes.append(&mut elsewhere);
+            return Err(Mistakes(mistakes).into());
+        };
+        let admission = config.as_ref().map_or_else(AdmissionSettings::default, app::admission);
+        Ok(Reading { set: Arc::new(set), schema, mapping: Arc::new(mapping), admission })
+    }
+
+    fn feature_set(
+        &self,
+        config: Option<&Config>,
+        schema: &Schema,
+        mistakes: &mut Vec<Mistake>,
+        elsewhere: &mut Vec<Mistake>,
+    ) -> Option<FeatureSet> {
+        let here = Path::new("models/features.toml");
+        let path = match (&self.set, config) {
+            (Some(path), _) => path,
+            (None, Some(config)) => return app::features(config, schema, mistakes, elsewhere),
+            (None, None) if here.exists() => here,
+            (None, None) => {
+                let shipped = Config::parse("", "defaults", &[]).ok()?;
+                return app::features(&shipped, schema, mistakes, elsewhere);
+            }
+        };
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| mistakes.push(Mistake::in_file("command line", format!("--set {file}: {error}"))))
+            .ok()?;
+        FeatureSet::parse(&text, &file, schema).map_err(|wrong| elsewhere.extend(wrong.0)).ok()
     }
 
     /// Runs the stream through the engine; `each` is told of every batch, with the refusals of its records.
     pub fn run(
         &self,
-        set: &Arc<FeatureSet>,
+        reading: &Reading,
         mut each: impl FnMut(&Step<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<Totals> {
-        let schema = Arc::new(Schema::default());
-        let mapping = Arc::new(self.mapping(&schema)?);
-        let decoder = JsonDecoder::new(Arc::clone(&mapping));
+        let Reading { set, schema, mapping, admission } = reading;
+        let decoder = JsonDecoder::new(Arc::clone(mapping));
         let brain = Brain {
             features: Arc::clone(set),
             model: None,
@@ -86,36 +160,36 @@ impl StreamArguments {
             thresholds: Thresholds::default(),
         };
         // Recorded runs need no secret key: their state is gone at the end.
-        let settings = EngineSettings {
-            threads: self.threads.clamp(1, 64),
-            admission: AdmissionSettings::default(),
-            key: *b"a recorded run's",
-        };
+        let settings =
+            EngineSettings { threads: self.threads.clamp(1, 64), admission: *admission, key: *b"a recorded run's" };
         let mut processor =
-            Processor::new(Engine::new(brain, settings), &decoder, schema, Box::new(NoLog::default()), 0);
+            Processor::new(Engine::new(brain, settings), &decoder, Arc::clone(schema), Box::new(NoLog::default()), 0);
         let mut labels = Labels::open(self.labels.as_deref())?;
         let (reader, length) = open(&self.input)?;
-        let csv = csv_reader(self.record_format()?, &mapping);
+        let csv = csv_reader(self.record_format().map_err(Mistakes::from)?, mapping);
         let mut source = LineSource::new(self.input.display().to_string(), reader, 0, false).read_by(csv);
-        if self.labels.is_some() {
-            // Labels take effect between blocks: small ones, so that they do soon after they are known.
-            source = source.in_blocks_of(256);
-        }
         let mut progress = Progress::start(if length.is_some() { "bytes" } else { "records" }, length, false);
         let mut totals = Totals::default();
         let mut intake = Intake { records: Records::default(), keep: false };
         let mut records = 0;
         while source.next_records(&mut intake.records).with_context(|| self.input.display().to_string())? {
-            records += intake.records.len() as u64;
-            totals.labels += labels.until(processor.engine().newest(), &mut processor)?;
-            let sequence = processor.process(std::slice::from_ref(&intake), EventTime::MAX)?;
-            each(&processor.step(sequence))?;
-            for outcome in processor.step(sequence).outcomes {
-                if let Outcome::Refused(refusal) = outcome {
-                    totals.quarantined += 1;
-                    tell(&intake.records, totals.quarantined, refusal);
+            let mut from = 0;
+            while from < intake.records.len() {
+                let (decided, now) = processor.decide_until(&intake, from, labels.due(), EventTime::MAX);
+                let step = processor.step(0);
+                each(&step)?;
+                for (record, outcome) in (records + from as u64 + 1..).zip(step.outcomes) {
+                    if let Outcome::Refused(refusal) = outcome {
+                        totals.quarantined += 1;
+                        tell(record, totals.quarantined, refusal);
+                    }
+                }
+                from += decided;
+                if let Some(now) = now {
+                    totals.labels += labels.until(now, &mut processor)?;
                 }
             }
+            records += intake.records.len() as u64;
             progress.at(if length.is_some() { intake.records.cursor } else { records });
         }
         progress.finish();
@@ -129,48 +203,65 @@ impl StreamArguments {
         Ok(totals)
     }
 
-    fn record_format(&self) -> anyhow::Result<RecordFormat> {
+    fn record_format(&self) -> Result<RecordFormat, Mistake> {
         let by_name = RecordFormat::of(&self.input);
         let csv = self.format.as_deref().map_or(by_name != RecordFormat::Ndjson, |format| format == "csv");
         match (csv, self.separator) {
             (true, separator) => Ok(by_name.as_csv(separator)),
             (false, None) => Ok(RecordFormat::Ndjson),
             (false, Some(_)) => {
-                let mistake = Mistake::in_file("command line", "--separator is for CSV").help("add --format csv");
-                Err(Mistakes::from(mistake).into())
+                Err(Mistake::in_file("command line", "--separator is for CSV").help("add --format csv"))
             }
         }
     }
 
-    fn mapping(&self, schema: &Arc<Schema>) -> anyhow::Result<Mapping> {
-        let base = Currency::parse(&self.base_currency)
-            .with_context(|| format!("--base-currency {}: no ISO 4217 code", self.base_currency))?;
+    fn mapping(&self, schema: &Arc<Schema>) -> Result<Mapping, Mistakes> {
+        let code = self.base_currency.as_deref().unwrap_or("EUR");
+        let base = Currency::parse(code).ok_or_else(|| {
+            Mistake::in_file("command line", format!("--base-currency {code}: no ISO 4217 currency code"))
+        })?;
         let rates = Rates::new(base);
         let Some(path) = &self.mapping else { return Ok(Mapping::own(Arc::clone(schema), rates)) };
-        let (text, file) = (read_text(path)?, path.display().to_string());
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Mistake::in_file("command line", format!("--mapping {file}: {error}")))?;
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
             let at = error.span().map_or(0, |span| span.start);
             Mistakes::from(Mistake::at(&file, &text, at, error.message().to_owned()))
         })?;
         Mapping::from_table(&table, schema, rates).map_err(|wrong| {
-            let mistakes = wrong.into_iter().map(|(key, message)| match text.find(&key).filter(|_| !key.is_empty()) {
-                Some(at) => Mistake::at(&file, &text, at, message),
-                None => Mistake::in_file(&file, message),
-            });
-            Mistakes(mistakes.collect()).into()
+            let mut mistakes: Vec<Mistake> = wrong
+                .into_iter()
+                .map(|(key, message)| Mistake::at(&file, &text, key_at(&text, &key), message))
+                .collect();
+            mistakes.sort();
+            Mistakes(mistakes)
         })
     }
 }
 
-/// The first refusals are shown, the others counted.
+/// Where a key of a table without sections stands; its start for none.
+fn key_at(text: &str, key: &str) -> usize {
+    let begins = |line: &str| {
+        let line = line.trim_start().trim_start_matches(['"', '\'']);
+        line.strip_prefix(key)
+            .is_some_and(|rest| !key.is_empty() && rest.trim_start().starts_with(['=', '.', '"', '\'']))
+    };
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        if begins(line) {
+            return at + line.len() - line.trim_start().len();
+        }
+        at += line.len();
+    }
+    0
+}
+
+/// The first refusals are shown, the others counted. Records count from 1.
 #[expect(clippy::print_stderr, reason = "refusals belong on standard error")]
-fn tell(records: &Records, count: u64, refusal: &Refusal) {
+fn tell(record: u64, count: u64, refusal: &Refusal) {
     if count <= 10 {
-        eprintln!(
-            "refused, among records {} to {}: {refusal}",
-            records.first_offset,
-            records.first_offset + records.len() as u64
-        );
+        eprintln!("record {record} is refused: {refusal}");
     } else if count == 11 {
         eprintln!("more records are refused; they are counted");
     }
@@ -185,10 +276,13 @@ fn open(path: &Path) -> anyhow::Result<(Box<dyn Read>, Option<u64>)> {
     Ok((Box::new(file), length))
 }
 
-/// Labels that take effect when the stream has come to their time: never earlier than they were known.
+/// Labels that take effect before the first record whose event time is at or after theirs: never earlier than
+/// they were known, and at the same record however the stream is cut into blocks.
 struct Labels {
     lines: Option<io::Lines<BufReader<File>>>,
     next: Option<Label>,
+    /// The newest event time that made labels due. Records between were older than the label that waited.
+    newest: EventTime,
     path: PathBuf,
 }
 
@@ -196,7 +290,8 @@ impl Labels {
     fn open(path: Option<&Path>) -> anyhow::Result<Self> {
         let lines = path.map(|path| File::open(path).with_context(|| path.display().to_string())).transpose()?;
         let lines = lines.map(|file| BufReader::new(file).lines());
-        let mut labels = Self { lines, next: None, path: path.unwrap_or(Path::new("")).to_owned() };
+        let mut labels =
+            Self { lines, next: None, newest: EventTime::MIN, path: path.unwrap_or(Path::new("")).to_owned() };
         labels.advance()?;
         Ok(labels)
     }
@@ -221,9 +316,15 @@ impl Labels {
         Ok(())
     }
 
-    fn until(&mut self, now: Option<EventTime>, processor: &mut Processor) -> anyhow::Result<u64> {
+    /// When the next one takes effect: before the first record that is as new.
+    fn due(&self) -> EventTime {
+        self.next.as_ref().and_then(|label| label.label_time).unwrap_or(EventTime::MAX)
+    }
+
+    fn until(&mut self, now: EventTime, processor: &mut Processor) -> anyhow::Result<u64> {
+        self.newest = self.newest.max(now);
         let mut due = Vec::new();
-        while let Some(label) = self.next.take_if(|label| label.label_time <= now) {
+        while let Some(label) = self.next.take_if(|label| label.label_time <= Some(self.newest)) {
             due.push(label);
             self.advance()?;
         }

@@ -10,6 +10,7 @@ use hashbrown::HashSet;
 use super::stream::StreamArguments;
 use super::{Ended, print_json, read_text, say};
 use crate::engine::Fate;
+use crate::mistake::{Mistake, Mistakes};
 use crate::models::registry::Registry;
 use crate::models::train::{
     About, Dataset, ForestParameters, LogisticParameters, Split, evaluate, train_forest, train_logistic,
@@ -71,9 +72,14 @@ enum Kind {
 const DAY_MS: i64 = 86_400_000;
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Ended> {
-    let labels = arguments.stream.labels.as_ref().context("training needs --labels FILE")?;
+    let registry = Registry::new(&arguments.registry);
+    // What takes no time is looked at before what takes minutes.
+    let mistaken = |message: String| Mistakes::from(Mistake::in_file("command line", message));
+    registry.check_name(&arguments.name).map_err(|error| mistaken(format!("--name: {error}")))?;
+    let labels = arguments.stream.labels.as_ref().ok_or_else(|| mistaken("training needs --labels FILE".into()))?;
+    let reading = arguments.stream.reading()?;
     let frauds = frauds(&read_text(labels)?)?;
-    let set = arguments.stream.feature_set()?;
+    let set = &reading.set;
     let mut data = Dataset {
         names: set.names().to_vec(),
         fingerprint: set.fingerprint().to_owned(),
@@ -84,7 +90,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Ended> {
     };
     let mut values = Vec::new();
     let mut first = None;
-    let totals = arguments.stream.run(&set, |step| {
+    let totals = arguments.stream.run(&reading, |step| {
         let mut decisions = step.batch.decisions.iter().enumerate();
         for piece in &step.batch.pieces {
             for (transaction, (row, decision)) in piece.transactions.iter().zip(decisions.by_ref()) {
@@ -133,7 +139,6 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Ended> {
             &LogisticParameters { keep_legitimate, seed, ..LogisticParameters::default() },
         )?,
     };
-    let registry = Registry::new(&arguments.registry);
     let about = About {
         command: command(arguments),
         code_version: env!("CARGO_PKG_VERSION").to_owned(),

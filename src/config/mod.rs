@@ -5,12 +5,13 @@ mod format;
 mod reader;
 mod value;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use format::{RecordFormat, separator};
-use reader::{Place, Reader, Section};
+use reader::{Findings, Place, Reader, Section};
 use toml::de::DeTable;
 pub use value::Secret;
 
@@ -22,6 +23,8 @@ use crate::transaction::{Currency, Schema};
 pub struct Config {
     /// Where the file was, for messages.
     pub file: String,
+    text: String,
+    places: BTreeMap<String, Place>,
     /// Journal, outbox, quarantine and key.
     pub data: PathBuf,
     pub engine: EngineConfig,
@@ -31,8 +34,8 @@ pub struct Config {
     pub rates: Vec<(Currency, String)>,
     /// The fields of transactions, with those declared here.
     pub schema: Schema,
-    /// The user's own records, if they are not Caddis's; with where each key stands in the file.
-    pub mapping: Option<(toml::Table, Vec<(String, usize)>)>,
+    /// The user's own records, if they are not Caddis's.
+    pub mapping: Option<toml::Table>,
     /// The file of the feature set; `None` is the shipped one.
     pub features: Option<PathBuf>,
     pub policy: Option<PathBuf>,
@@ -133,6 +136,8 @@ pub struct SubscriberConfig {
     pub verdicts: Vec<String>,
     pub min_score: f64,
     pub allow_private: bool,
+    /// The whole name of its table, `subscribers.0`, for messages.
+    pub table: String,
 }
 
 #[derive(Debug, Clone)]
@@ -141,12 +146,41 @@ pub struct LogConfig {
     pub filter: String,
 }
 
+/// A configuration as far as it could be read, with all that is wrong in it. What is wrong has its default.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    pub config: Config,
+    pub mistakes: Vec<Mistake>,
+    /// Secrets that are not where the file says: no matter for a command that needs none.
+    pub absent: Vec<Mistake>,
+}
+
+impl Draft {
+    /// The configuration, if nothing is wrong with it.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn whole(mut self) -> Result<Config, Mistakes> {
+        self.mistakes.append(&mut self.absent);
+        self.mistakes.sort();
+        if self.mistakes.is_empty() { Ok(self.config) } else { Err(Mistakes(self.mistakes)) }
+    }
+}
+
 impl Config {
     /// Reads a configuration. `environment` is all variables; those named `CADDIS_…` take the place of keys.
     ///
     /// # Errors
     /// Every mistake in it.
     pub fn parse(text: &str, file: &str, environment: &[(String, String)]) -> Result<Self, Mistakes> {
+        Self::draft(text, file, environment)?.whole()
+    }
+
+    /// As [`parse`](Self::parse), for those who have more to look through before they tell of mistakes.
+    ///
+    /// # Errors
+    /// It is no TOML: every place where it is not.
+    pub fn draft(text: &str, file: &str, environment: &[(String, String)]) -> Result<Draft, Mistakes> {
         let (table, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
             let place = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
@@ -156,29 +190,46 @@ impl Config {
         let mut reader = Reader::new(file, text, environment.iter().cloned());
         let look_up = |name: &str| environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
         let mut top = Section::top(table.get_ref());
-        let config = read(&mut reader, &mut top, file, &look_up);
+        let mut config = read(&mut reader, &mut top, file, &look_up);
         reader.end(&top);
-        reader.finish()?;
-        let mut config = config;
-        config.mapping = config.mapping.and_then(|(_, places)| {
+        let Findings { mistakes, absent, places } = reader.finish();
+        (config.text, config.places) = (text.to_owned(), places);
+        config.mapping = config.mapping.and_then(|_| {
             let whole: toml::Table = text.parse().ok()?;
-            Some((whole.get("mapping")?.as_table()?.clone(), places))
+            whole.get("mapping")?.as_table().cloned()
         });
-        Ok(config)
+        Ok(Draft { config, mistakes, absent })
     }
 
     /// Reads the file at `path`, or the defaults without one.
     ///
     /// # Errors
     /// The file cannot be read, or every mistake in it.
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub fn load(path: Option<&std::path::Path>) -> Result<Self, Mistakes> {
+        Self::load_draft(path)?.whole()
+    }
+
+    /// As [`load`](Self::load), for those who have more to look through before they tell of mistakes.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is no TOML.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn load_draft(path: Option<&std::path::Path>) -> Result<Draft, Mistakes> {
         let environment: Vec<(String, String)> = std::env::vars().collect();
-        let Some(path) = path else { return Self::parse("", "defaults", &environment) };
+        let Some(path) = path else { return Self::draft("", "defaults", &environment) };
         let file = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|error| Mistake::in_file(&file, format!("cannot be read: {error}")))?;
-        Self::parse(&text, &file, &environment)
+        Self::draft(&text, &file, &environment)
+    }
+
+    /// A mistake at the first of `keys`, given by their whole names (`model.version`), that is set.
+    #[must_use]
+    pub fn wrong(&self, keys: &[&str], message: impl Into<String>) -> Mistake {
+        match keys.iter().find_map(|key| self.places.get(*key)) {
+            Some(place) => place.mistake(&self.file, &self.text, message),
+            None => Mistake::in_file(&self.file, message),
+        }
     }
 }
 
@@ -221,9 +272,8 @@ fn read(
     let (base_currency, rates) = money(reader, top);
     let schema = schema(reader, top);
     let section = reader.section(top, "mapping");
-    let places: Vec<(String, usize)> =
-        section.keys().filter_map(|key| Some((key.to_owned(), section.key_at(key)?))).collect();
-    let mapping = section.is_there().then(|| (toml::Table::new(), places));
+    reader.note_keys(&section);
+    let mapping = section.is_there().then(toml::Table::new);
     let path = |reader: &mut Reader<'_>, top: &mut Section<'_>, key: &str| {
         let mut section = reader.section(top, key);
         let path = reader.text(&mut section, "file").map(|found| PathBuf::from(found.value));
@@ -266,6 +316,8 @@ fn read(
     let file = file.to_owned();
     Config {
         file,
+        text: String::new(),
+        places: BTreeMap::new(),
         data,
         engine,
         stream,
@@ -337,7 +389,7 @@ fn http(reader: &mut Reader<'_>, top: &mut Section<'_>, look_up: &dyn Fn(&str) -
     let mut section = reader.section(top, "http");
     let address = |text: &str| text.parse().map_err(|_| "an address and port such as \"127.0.0.1:8080\"".to_owned());
     let listen = reader.parsed(&mut section, "listen", address).map(|found| found.value);
-    let max_body = as_usize(reader.size(&mut section, "max_body").unwrap_or(8 << 20)).clamp(1 << 10, 128 << 20);
+    let max_body = as_usize(reader.size(&mut section, "max_body", 1 << 10, 128 << 20).unwrap_or(8 << 20));
     let max_connections = as_usize(reader.number(&mut section, "max_connections", 1, 100_000).unwrap_or(1_024));
     let request_timeout = milliseconds(reader.duration(&mut section, "request_timeout").unwrap_or(30_000));
     let mut keys: Vec<KeyConfig> = Vec::new();
@@ -350,7 +402,7 @@ fn http(reader: &mut Reader<'_>, top: &mut Section<'_>, look_up: &dyn Fn(&str) -
                 reader.wrong(&key.place, "a key has 16 characters or more");
             }
             Some(key) => keys.push(KeyConfig { name, key: key.value, write }),
-            None if item.key_at("key").is_none() => {
+            None if !reader.has(&item, "key") => {
                 reader.wrong(&Place::Byte(at), "a key of [[http.keys]] has no `key`");
             }
             None => {}
@@ -369,6 +421,9 @@ fn sources(reader: &mut Reader<'_>, top: &mut Section<'_>) -> Vec<SourceConfig> 
         let file = reader.text(&mut item, "file");
         let stdin = reader.flag(&mut item, "stdin").unwrap_or(false);
         let follow = reader.flag(&mut item, "follow").unwrap_or(false);
+        if stdin && follow {
+            reader.wrong_at(&item, "follow", "`follow` is for files: standard input ends when its writer closes it");
+        }
         let from = match (file, stdin) {
             (Some(file), false) => Some(SourceKind::File { path: file.value.into(), follow }),
             (None, true) => Some(SourceKind::StandardInput),
@@ -436,18 +491,18 @@ fn subscribers(
         };
         let min_score = reader.parsed(&mut item, "min_score", probability).map_or(0.0, |found| found.value);
         let allow_private = reader.flag(&mut item, "allow_private").unwrap_or(false);
-        let missing: Vec<&str> =
-            ["name", "url", "secret"].into_iter().filter(|key| item.key_at(key).is_none()).collect();
+        let missing: Vec<&str> = ["name", "url", "secret"].into_iter().filter(|key| !reader.has(&item, key)).collect();
         if !missing.is_empty() {
             reader.wrong(&place, format!("a subscriber has no `{}`", missing.join("`, `")));
         }
         reader.end(&item);
+        let table = item.name().to_owned();
         let (Some(name), Some(url), Some(secret)) = (name, url, secret) else { continue };
         if subscribers.iter().any(|known| known.name == name.value) {
             reader.wrong(&name.place, format!("subscriber `{}` is there twice", name.value));
         }
         let (name, url, secret) = (name.value, url.value, secret.value);
-        subscribers.push(SubscriberConfig { name, url, secret, verdicts, min_score, allow_private });
+        subscribers.push(SubscriberConfig { name, url, secret, verdicts, min_score, allow_private, table });
     }
     subscribers
 }
@@ -499,6 +554,35 @@ secret = "env:MISSING"
         ] {
             assert!(mistakes.contains(said), "{said}\n---\n{mistakes}");
         }
+    }
+
+    #[test]
+    fn a_variable_that_holds_a_secret_is_no_setting_and_a_secret_may_be_a_variable() {
+        let text = "[[subscribers]]\nname = 'desk'\nurl = 'https://desk.example'\n";
+        let parse = |text: &str, name: &str| {
+            let environment = [(name.to_owned(), "whsec_x".to_owned())];
+            Config::parse(text, "c.toml", &environment).map_err(|mistakes| mistakes.to_string())
+        };
+        for (text, name) in [
+            (format!("{text}secret = 'env:CADDIS_DESK'\n"), "CADDIS_DESK"),
+            (text.to_owned(), "CADDIS_SUBSCRIBERS__0__SECRET"),
+        ] {
+            let config = parse(&text, name).expect("a configuration");
+            assert_eq!(config.subscribers[0].secret.reveal(), "whsec_x");
+        }
+        let said = parse(text, "CADDIS_DESK").expect_err("nobody names it");
+        assert!(said.contains("CADDIS_DESK stands for no setting") && said.contains("has no `secret`"), "{said}");
+        let key = parse("[[http.keys]]\nname = 'a'\n", "CADDIS_HTTP__KEYS__0__KEY").expect_err("too short");
+        assert_eq!(key, "environment: CADDIS_HTTP__KEYS__0__KEY: a key has 16 characters or more");
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_and_not_bent() {
+        let said = |text: &str| Config::parse(text, "c.toml", &[]).expect_err("a mistake").to_string();
+        let body = said("[http]\nmax_body = '1GiB'");
+        assert_eq!(body, "c.toml:2:12: `http.max_body`: `1GiB` is not a size from 1KiB to 128MiB");
+        let follow = said("[[sources]]\nstdin = true\nfollow = true");
+        assert!(follow.starts_with("c.toml:3:10: `follow` is for files"), "{follow}");
     }
 
     #[test]

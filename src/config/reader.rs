@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::value::{self, Secret};
-use crate::mistake::{Mistake, Mistakes};
+use crate::mistake::Mistake;
 
 /// What is being read: the file's text for places, the environment, and the mistakes so far.
 pub struct Reader<'a> {
@@ -16,6 +16,17 @@ pub struct Reader<'a> {
     /// Variables whose names start with `CADDIS_`, not yet used.
     environment: BTreeMap<String, String>,
     mistakes: Vec<Mistake>,
+    /// Secrets that are not there: a command that needs none of them may go on.
+    absent: Vec<Mistake>,
+    /// Where each key that was asked for and is there stands, by its whole name.
+    places: BTreeMap<String, Place>,
+}
+
+/// All that a [`Reader`] found besides the values.
+pub struct Findings {
+    pub mistakes: Vec<Mistake>,
+    pub absent: Vec<Mistake>,
+    pub places: BTreeMap<String, Place>,
 }
 
 /// A table of the file, or its absence.
@@ -40,45 +51,71 @@ pub enum Place {
     Variable(String),
 }
 
+impl Place {
+    pub fn mistake(&self, file: &str, text: &str, message: impl Into<String>) -> Mistake {
+        match self {
+            Self::Byte(at) => Mistake::at(file, text, *at, message),
+            Self::Variable(name) => Mistake::in_file(&format!("environment: {name}"), message),
+        }
+    }
+}
+
 const PREFIX: &str = "CADDIS_";
 
 impl<'a> Reader<'a> {
     pub fn new(file: &'a str, text: &'a str, environment: impl Iterator<Item = (String, String)>) -> Self {
         let environment = environment.filter(|(name, _)| name.starts_with(PREFIX)).collect();
-        Self { file, text, environment, mistakes: Vec::new() }
+        Self { file, text, environment, mistakes: Vec::new(), absent: Vec::new(), places: BTreeMap::new() }
     }
 
-    /// The mistakes in the order of the text; `Ok` without any.
-    pub fn finish(mut self) -> Result<(), Mistakes> {
+    /// What was found, variables that stand for nothing among it.
+    pub fn finish(mut self) -> Findings {
         for name in std::mem::take(&mut self.environment).into_keys() {
             self.mistakes.push(Mistake::in_file("environment", format!("{name} stands for no setting")).help(
                 "a variable is CADDIS_ and the key in capitals, sections joined by two underscores: CADDIS_HTTP__LISTEN",
             ));
         }
-        self.mistakes.sort();
-        if self.mistakes.is_empty() { Ok(()) } else { Err(Mistakes(self.mistakes)) }
+        Findings { mistakes: self.mistakes, absent: self.absent, places: self.places }
+    }
+
+    /// Whether the file or the environment has a key of the section, if it was asked for.
+    pub fn has(&self, section: &Section<'_>, key: &str) -> bool {
+        self.places.contains_key(&format!("{}{key}", section.prefix))
     }
 
     pub fn wrong(&mut self, place: &Place, message: impl Into<String>) -> &mut Mistake {
-        let mistake = match place {
-            Place::Byte(at) => Mistake::at(self.file, self.text, *at, message),
-            Place::Variable(name) => Mistake::in_file(&format!("environment: {name}"), message),
-        };
-        self.mistakes.push(mistake);
+        self.mistakes.push(place.mistake(self.file, self.text, message));
         let last = self.mistakes.len() - 1;
         #[expect(clippy::indexing_slicing, reason = "it was pushed just now")]
         &mut self.mistakes[last]
     }
 
+    /// A mistake at a key of the section that was asked for.
+    pub fn wrong_at(&mut self, section: &Section<'_>, key: &str, message: impl Into<String>) {
+        let place = self.places.get(&format!("{}{key}", section.prefix)).cloned();
+        self.wrong(&place.unwrap_or(Place::Byte(0)), message);
+    }
+
+    /// Notes where the keys of a table of free keys stand.
+    pub fn note_keys(&mut self, section: &Section<'_>) {
+        for (name, _) in section.table.into_iter().flat_map(|table| table.iter()) {
+            self.places.insert(format!("{}{}", section.prefix, name.get_ref()), Place::Byte(name.span().start));
+        }
+    }
+
     fn variable(&mut self, section: &Section<'_>, key: &str) -> Option<(String, String)> {
         let path = format!("{}{key}", section.prefix).replace('.', "__").to_uppercase();
         let name = format!("{PREFIX}{path}");
-        self.environment.remove(&name).map(|value| (name, value))
+        let value = self.environment.remove(&name)?;
+        self.places.insert(format!("{}{key}", section.prefix), Place::Variable(name.clone()));
+        Some((name, value))
     }
 
     fn raw<'t>(&mut self, section: &mut Section<'t>, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
         section.known.push(key.to_owned());
-        section.table?.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)
+        let (_, value) = section.table?.iter().find(|(name, _)| name.get_ref() == key)?;
+        self.places.insert(format!("{}{key}", section.prefix), Place::Byte(value.span().start));
+        Some(value)
     }
 
     /// A table inside `section`.
@@ -175,8 +212,14 @@ impl<'a> Reader<'a> {
     }
 
     /// Bytes.
-    pub fn size(&mut self, section: &mut Section<'_>, key: &str) -> Option<u64> {
-        self.parsed(section, key, value::size).map(|found| found.value)
+    pub fn size(&mut self, section: &mut Section<'_>, key: &str, least: u64, most: u64) -> Option<u64> {
+        let parse = |text: &str| {
+            let size = value::size(text)?;
+            let shown = value::shown_size;
+            let range = || format!("a size from {} to {}", shown(least), shown(most));
+            (least..=most).contains(&size).then_some(size).ok_or_else(range)
+        };
+        self.parsed(section, key, parse).map(|found| found.value)
     }
 
     pub fn secret(
@@ -186,10 +229,15 @@ impl<'a> Reader<'a> {
         look_up: &dyn Fn(&str) -> Option<String>,
     ) -> Option<Found<Secret>> {
         let found = self.text(section, key)?;
+        // A variable that holds a secret is no setting, whatever its name.
+        if let Some(name) = found.value.strip_prefix("env:") {
+            self.environment.remove(name);
+        }
         match Secret::resolve(&found.value, look_up) {
             Ok(value) => Some(Found { value, place: found.place }),
             Err(why) => {
-                self.wrong(&found.place, format!("`{}{key}`: {why}", section.prefix));
+                let message = format!("`{}{key}`: {why}", section.prefix);
+                self.absent.push(found.place.mistake(self.file, self.text, message));
                 None
             }
         }
@@ -247,6 +295,7 @@ impl<'a> Reader<'a> {
                 }
             };
             let place = Place::Byte(value.span().start);
+            self.places.insert(format!("{}{}", section.prefix, name.get_ref()), place.clone());
             entries.push((name.get_ref().to_string(), Found { value: text, place }));
         }
         entries
@@ -280,8 +329,8 @@ impl<'t> Section<'t> {
         self.table?.iter().find(|(name, _)| name.get_ref() == key).map(|(name, _)| name.span().start)
     }
 
-    /// The names of its keys.
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.table.into_iter().flat_map(|table| table.iter()).map(|(name, _)| name.get_ref().as_ref())
+    /// Its whole name: `http`, `subscribers.0`.
+    pub fn name(&self) -> &str {
+        self.prefix.trim_end_matches('.')
     }
 }

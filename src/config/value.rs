@@ -33,6 +33,13 @@ pub fn size(text: &str) -> Result<u64, String> {
     number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale)).ok_or_else(expected)
 }
 
+/// A size as [`size`] reads it, in the largest unit that divides it.
+pub fn shown_size(bytes: u64) -> String {
+    let units = [(1_u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let unit = units.into_iter().find(|(scale, _)| bytes > 0 && bytes.is_multiple_of(*scale));
+    unit.map_or_else(|| bytes.to_string(), |(scale, unit)| format!("{}{unit}", bytes / scale))
+}
+
 /// Something that no log line, error or listing may show.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);

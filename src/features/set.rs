@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use serde::Deserialize;
 use toml::Spanned;
 
 use super::aggregate::{Aggregate, NAMES};
 use super::row::RowFeature;
 use crate::mistake::{Mistake, Mistakes};
 use crate::transaction::{EventTime, Field, Schema, TextField};
+use crate::written::{Fields, Written};
 
 /// Whether a feature's values are whole numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,29 +129,25 @@ pub const EXACT_EVENTS: usize = 65_536;
 const LEAST_EXACT: usize = 64;
 const MOST_EXACT: usize = 10_000_000;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawSet {
-    #[serde(default)]
-    entities: Vec<Spanned<RawEntity>>,
-    #[serde(default)]
-    features: Vec<Spanned<RawFeature>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawEntity {
     name: Spanned<String>,
     fields: Option<Vec<Spanned<String>>>,
     exact_events: Option<Spanned<i64>>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+impl RawEntity {
+    const KEYS: [&str; 3] = ["name", "fields", "exact_events"];
+
+    fn read<'t>(fields: &mut Fields<'t>, written: &mut Written<'t>) -> Option<Self> {
+        let (name, texts) = (written.need(fields, "name"), written.take(fields, "fields"));
+        let exact_events = written.take(fields, "exact_events");
+        Some(Self { name: name?, fields: texts, exact_events })
+    }
+}
+
 struct RawFeature {
     name: Spanned<String>,
     entity: Option<Spanned<String>>,
-    #[serde(rename = "is")]
     aggregate: Spanned<String>,
     of: Option<Spanned<String>>,
     window: Option<Spanned<String>>,
@@ -161,28 +157,45 @@ struct RawFeature {
     values: Option<Vec<String>>,
 }
 
+impl RawFeature {
+    const KEYS: [&str; 9] = ["name", "entity", "is", "of", "window", "windows", "delay", "current", "values"];
+
+    fn read<'t>(fields: &mut Fields<'t>, written: &mut Written<'t>) -> Option<Self> {
+        let (name, aggregate) = (written.need(fields, "name"), written.need(fields, "is"));
+        let mut text = |key: &str| written.take(fields, key);
+        let (entity, of, window) = (text("entity"), text("of"), text("window"));
+        let (delay, current) = (text("delay"), text("current"));
+        let (windows, values) = (written.take(fields, "windows"), written.take(fields, "values"));
+        Some(Self { name: name?, entity, aggregate: aggregate?, of, window, windows, delay, current, values })
+    }
+}
+
 impl FeatureSet {
     /// Reads a feature set. `file` is its name, for mistakes.
     ///
     /// # Errors
     /// Every mistake in it, with line and column.
     pub fn parse(text: &str, file: &str, schema: &Schema) -> Result<Self, Mistakes> {
-        let raw: RawSet = toml::from_str(text).map_err(|error| {
-            let at = error.span().map_or(0, |span| span.start);
-            Mistake::at(file, text, at, error.message().to_owned())
-        })?;
-        let mut builder = Builder { text, file, schema, mistakes: Vec::new(), set: Self::empty() };
-        for entity in &raw.entities {
-            builder.entity(entity.get_ref());
-        }
-        for feature in &raw.features {
-            builder.feature(feature.get_ref());
-        }
-        if raw.features.is_empty() {
+        let (mut written, mut top) = Written::parse(file, text, &["entities", "features"])?;
+        let entities: Vec<Option<RawEntity>> = written
+            .tables(&mut top, "entities", &RawEntity::KEYS)
+            .iter_mut()
+            .map(|fields| RawEntity::read(fields, &mut written))
+            .collect();
+        let features: Vec<Option<RawFeature>> = written
+            .tables(&mut top, "features", &RawFeature::KEYS)
+            .iter_mut()
+            .map(|fields| RawFeature::read(fields, &mut written))
+            .collect();
+        let mut builder = Builder { text, file, schema, mistakes: written.mistakes(), set: Self::empty() };
+        entities.iter().flatten().for_each(|entity| builder.entity(entity));
+        features.iter().flatten().for_each(|feature| builder.feature(feature));
+        if features.is_empty() {
             builder.mistakes.push(Mistake::in_file(file, "no feature is declared").help("add [[features]]"));
         }
-        let Builder { mistakes, mut set, .. } = builder;
+        let Builder { mut mistakes, mut set, .. } = builder;
         if !mistakes.is_empty() {
+            mistakes.sort();
             return Err(Mistakes(mistakes));
         }
         set.finish();

@@ -40,7 +40,7 @@ pub struct Manifest {
     /// Each feature's distribution in training, in the order of `feature_names`: what drift is measured from.
     pub feature_histograms: Vec<Histogram>,
     pub score_histogram: Histogram,
-    /// The version it was meant to replace.
+    /// The version in force when it was first made.
     pub parent: Option<String>,
 }
 

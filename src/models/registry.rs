@@ -1,6 +1,7 @@
 //! The registry of models on disk: `<root>/<name>/<version>/` with `model.bin` (the compiled
 //! form), `manifest.json`, `card.md` and its plots; `<root>/<name>/current` names the version in
-//! force. A version is the BLAKE3 of model and manifest, so that it cannot be changed unnoticed.
+//! force. A version is the BLAKE3 of model and manifest, but for how it came about: what it is cannot be changed
+//! unnoticed, and the same model made again is the same version.
 
 use super::Model;
 use super::compiled::{Compiled, Unreadable};
@@ -96,6 +97,14 @@ impl Registry {
         fs::rename(&half, &place).map_err(at(&place))?;
         flush_folder(&folder)?;
         Ok(version)
+    }
+
+    /// Whether a model may be called so.
+    ///
+    /// # Errors
+    /// What a name must be.
+    pub fn check_name(&self, name: &str) -> Result<(), RegistryError> {
+        self.folder(name).map(|_| ())
     }
 
     /// Puts a version in force, atomically.
@@ -217,7 +226,7 @@ pub fn model(
 pub fn decode(name: &str, version: &str, bytes: &[u8], text: &[u8]) -> Result<(Compiled, Manifest), RegistryError> {
     let found = version_of(bytes, text);
     let (name, version) = (name.to_owned(), version.to_owned());
-    if found != version {
+    if found != version && older_version_of(bytes, text) != version {
         return Err(RegistryError::Tampered { name, version, found });
     }
     let manifest: Manifest = match serde_json::from_slice(text) {
@@ -238,9 +247,29 @@ fn is_version(text: &str) -> bool {
     text.len() == VERSION_LENGTH && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
+/// The lines of a manifest that say how the model came about, not what it is.
+const ORIGIN: [&str; 3] = ["  \"code_version\": ", "  \"command\": ", "  \"parent\": "];
+
+/// A manifest is written with a line a key, and no text has a line break inside: lines so indented are top keys.
 fn version_of(model: &[u8], manifest: &[u8]) -> String {
     let mut hasher = blake3::Hasher::new();
+    hasher.update(b"caddis model 2\0").update(&(model.len() as u64).to_le_bytes()).update(model);
+    for line in manifest.split_inclusive(|byte| *byte == b'\n') {
+        if !ORIGIN.iter().any(|key| line.starts_with(key.as_bytes())) {
+            hasher.update(line);
+        }
+    }
+    shortened(&hasher)
+}
+
+/// As versions were once: of all of the manifest.
+fn older_version_of(model: &[u8], manifest: &[u8]) -> String {
+    let mut hasher = blake3::Hasher::new();
     hasher.update(&(model.len() as u64).to_le_bytes()).update(model).update(manifest);
+    shortened(&hasher)
+}
+
+fn shortened(hasher: &blake3::Hasher) -> String {
     hasher.finalize().to_hex().chars().take(VERSION_LENGTH).collect()
 }
 
@@ -303,6 +332,25 @@ mod tests {
         let version = registry.add("m", &compiled, &manifest, &[]).unwrap();
         let error = registry.load("m", Wanted::Version(&version), "other").unwrap_err();
         assert_eq!(error.to_string(), "model `m` was trained on feature set set; the configuration has other");
+    }
+
+    #[test]
+    fn a_version_is_what_the_model_is_not_how_it_came_about() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Registry::new(folder.path());
+        let (compiled, manifest, ..) = evaluated();
+        let version = registry.add("m", &compiled, &manifest, &[]).unwrap();
+        let mut again = manifest.clone();
+        again.parent = Some(version.clone());
+        again.command = "caddis train --promote".into();
+        again.code_version = "9.9.9".into();
+        assert_eq!(registry.add("m", &compiled, &again, &[]).unwrap(), version);
+        let mut other = manifest.clone();
+        other.thresholds.block = other.thresholds.block.next_up();
+        assert_ne!(registry.add("m", &compiled, &other, &[]).unwrap(), version);
+        let mut other = manifest;
+        other.training_data = "other".into();
+        assert_ne!(registry.add("m", &compiled, &other, &[]).unwrap(), version);
     }
 
     #[test]

@@ -197,6 +197,48 @@ impl Processor {
         self.engine.decide(&mut self.batch);
     }
 
+    /// Decides records of `intake` without a trace in the log, those from the one at `from` on, up to the first
+    /// whose event time is at or after `before`. Returns how many, and the event time that it stopped at.
+    pub fn decide_until(
+        &mut self,
+        intake: &Intake,
+        from: usize,
+        before: EventTime,
+        arrival: EventTime,
+    ) -> (usize, Option<EventTime>) {
+        if from == 0 && before == EventTime::MAX {
+            self.decide(std::slice::from_ref(intake), arrival);
+            return (intake.records.len(), None);
+        }
+        self.spare.append(&mut self.batch.pieces);
+        self.outcomes.clear();
+        let mut piece = self.spare.pop().unwrap_or_else(|| Piece::new(Arc::clone(&self.schema)));
+        piece.clear();
+        piece.partition = intake.records.partition;
+        let mut stopped = None;
+        if let Some(decoder) = self.decoders.first_mut() {
+            for index in from..intake.records.len() {
+                let outcome = decode_record(&mut **decoder, &intake.records, index, &mut piece);
+                stopped = match outcome {
+                    Outcome::Row(row) => Some(piece.transactions.get(row as usize).event_time()),
+                    Outcome::Refused(_) => None,
+                };
+                stopped = stopped.filter(|time| *time >= before);
+                if stopped.is_some() {
+                    piece.transactions.pop();
+                    piece.offsets.pop();
+                    break;
+                }
+                self.outcomes.push(outcome);
+            }
+        }
+        self.engine.prepare(&mut piece);
+        self.batch.pieces.push(piece);
+        self.batch.arrival = arrival;
+        self.engine.decide(&mut self.batch);
+        (self.outcomes.len(), stopped)
+    }
+
     /// Decodes into pieces of one partition each, on as many threads as there are decoders.
     fn decode(&mut self, intakes: &[Intake]) {
         self.spare.append(&mut self.batch.pieces);
@@ -273,20 +315,23 @@ fn decode_job(
     (piece, outcomes, cuts): &mut (Piece, Vec<Outcome>, Vec<Cut<'_>>),
 ) {
     for Cut { intake, from, to } in cuts {
-        let records = &intake.records;
         for index in *from..*to {
-            let decoded = match records.records.get(index) {
-                Some(Err(refusal)) => Err(refusal.clone()),
-                _ => decoder.decode(records.record(index), &mut piece.transactions),
-            };
-            outcomes.push(match decoded {
-                Ok(()) => {
-                    piece.offsets.push(records.first_offset + index as u64);
-                    Outcome::Row(u32::try_from(piece.transactions.len() - 1).unwrap_or(u32::MAX))
-                }
-                Err(refusal) => Outcome::Refused(refusal),
-            });
+            outcomes.push(decode_record(decoder, &intake.records, index, piece));
         }
     }
     engine.prepare(piece);
+}
+
+fn decode_record(decoder: &mut dyn Decode, records: &Records, index: usize, piece: &mut Piece) -> Outcome {
+    let decoded = match records.records.get(index) {
+        Some(Err(refusal)) => Err(refusal.clone()),
+        _ => decoder.decode(records.record(index), &mut piece.transactions),
+    };
+    match decoded {
+        Ok(()) => {
+            piece.offsets.push(records.first_offset + index as u64);
+            Outcome::Row(u32::try_from(piece.transactions.len() - 1).unwrap_or(u32::MAX))
+        }
+        Err(refusal) => Outcome::Refused(refusal),
+    }
 }

@@ -13,6 +13,7 @@ use toml::Spanned;
 
 use crate::mistake::{Mistake, Mistakes};
 use crate::transaction::{Schema, TransactionRef};
+use crate::written::{Fields, Written};
 pub use compile::Vocabulary;
 use expression::Condition;
 pub use thresholds::{AlertBudget, Thresholds};
@@ -68,21 +69,25 @@ pub struct Rule {
 /// Rules are bits of a `u128`.
 pub const MAX_RULES: usize = 128;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPolicy {
-    thresholds: Option<RawThresholds>,
-    #[serde(default)]
-    rules: Vec<RawRule>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawRule {
     name: Spanned<String>,
     when: Spanned<String>,
     verdict: Spanned<String>,
     description: Option<String>,
+}
+
+impl RawRule {
+    const KEYS: [&str; 4] = ["name", "when", "verdict", "description"];
+
+    /// A rule that lacks something is read as far as it goes, so that the mistakes in it are told as well.
+    fn read<'t>(fields: &mut Fields<'t>, written: &mut Written<'t>) -> Self {
+        let mut text = |key: &str, instead: &str| {
+            written.need(fields, key).unwrap_or_else(|| Spanned::new(0..0, instead.to_owned()))
+        };
+        let (name, when, verdict) =
+            (text("name", "(without a name)"), text("when", "false"), text("verdict", "review"));
+        Self { name, when, verdict, description: written.take(fields, "description") }
+    }
 }
 
 impl Policy {
@@ -98,18 +103,22 @@ impl Policy {
         features: &[String],
         base_exponent: u8,
     ) -> Result<Self, Mistakes> {
-        let raw: RawPolicy = toml::from_str(text).map_err(|error| {
-            let at = error.span().map_or(0, |span| span.start);
-            Mistake::at(file, text, at, error.message().to_owned())
-        })?;
-        let mut mistakes = Vec::new();
-        let (thresholds, alert_budget) =
-            raw.thresholds.map_or((None, None), |raw| by_score(&raw, file, text, &mut mistakes));
+        let (mut written, mut top) = Written::parse(file, text, &["thresholds", "rules"])?;
+        let by_file = written.table(&mut top, "thresholds", &RawThresholds::KEYS);
+        let by_file = by_file.map(|mut fields| RawThresholds::read(&mut fields, &mut written));
+        let raw_rules: Vec<RawRule> = written
+            .tables(&mut top, "rules", &RawRule::KEYS)
+            .iter_mut()
+            .map(|fields| RawRule::read(fields, &mut written))
+            .collect();
+        let mut mistakes = written.mistakes();
+        let (thresholds, alert_budget) = by_file.map_or((None, None), |raw| by_score(&raw, file, text, &mut mistakes));
         let vocabulary = Vocabulary { schema, features };
         let mut rules: Vec<Rule> = Vec::new();
-        for raw in &raw.rules {
+        for raw in &raw_rules {
             let name = raw.name.get_ref();
-            if name.trim().is_empty() || rules.iter().any(|rule| rule.name == *name) {
+            let absent = raw.name.span().is_empty();
+            if !absent && (name.trim().is_empty() || rules.iter().any(|rule| rule.name == *name)) {
                 mistakes.push(Mistake::at(
                     file,
                     text,
@@ -147,7 +156,7 @@ impl Policy {
             return Err(Mistakes(mistakes));
         }
         let mut meaning = format!("caddis policy 1\n{thresholds:?}\n");
-        for (rule, raw) in rules.iter().zip(&raw.rules) {
+        for (rule, raw) in rules.iter().zip(&raw_rules) {
             meaning.push_str(&format!("{:?} {:?} {:?}\n", rule.name, rule.verdict, raw.when.get_ref()));
         }
         // Only where there is one: other policies keep the fingerprints that models and journals know.
@@ -323,6 +332,7 @@ mod tests {
     fn every_mistake_has_its_place_in_the_file() {
         let text = r#"[thresholds]
 review = 1.5
+blokc = 2.5
 
 [[rules]]
 name = "a"
@@ -337,21 +347,35 @@ verdict = "block"
 [[rules]]
 name = "c"
 when = "amount"
-verdict = "block"
+verdct = "block"
+
+[[rules]]
+when = "amount >= 'x'"
+zebra = 1
 "#;
         let mistakes =
             Policy::parse(text, "policy.toml", &Schema::default(), &[], 2).expect_err("mistakes").to_string();
         let places: Vec<&str> = mistakes.lines().filter(|line| line.starts_with("policy")).collect();
-        assert_eq!(places.len(), 6, "{mistakes}");
-        assert!(places[0].starts_with("policy.toml:2:10: threshold 1.5"), "{mistakes}");
-        assert!(
-            places[1].starts_with("policy.toml:6:9: rule `a`: no field, feature or `score` is called `amonut`"),
-            "{mistakes}"
-        );
-        assert!(mistakes.contains("did you mean `amount`?"), "{mistakes}");
-        assert!(places[2].starts_with("policy.toml:6:33: rule `a`"), "{mistakes}");
-        assert!(places[3].starts_with("policy.toml:7:11: `reveiw` is no verdict"), "{mistakes}");
-        assert!(places[4].starts_with("policy.toml:11:"), "{mistakes}");
-        assert!(places[5].starts_with("policy.toml:16:"), "{mistakes}");
+        assert_eq!(places.len(), 13, "{mistakes}");
+        for (place, expected) in places.iter().zip([
+            "2:10: threshold 1.5",
+            "3:1: unknown key `blokc`",
+            "3:9: threshold 2.5",
+            "7:9: rule `a`: no field, feature or `score` is called `amonut`",
+            "7:33: rule `a`",
+            "8:11: `reveiw` is no verdict",
+            "12:",
+            "17:9: rule `c`",
+            "18:1: unknown key `verdct`",
+            "20:1: `name` is missing",
+            "20:1: `verdict` is missing",
+            "21:",
+            "22:1: unknown key `zebra`",
+        ]) {
+            assert!(place.starts_with(&format!("policy.toml:{expected}")), "{expected}\n{mistakes}");
+        }
+        for help in ["`amount`", "`block`", "`verdict`"] {
+            assert!(mistakes.contains(&format!("did you mean {help}?")), "{help}\n{mistakes}");
+        }
     }
 }

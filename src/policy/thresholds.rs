@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::mistake::Mistake;
+use crate::written::{Fields, Written};
 
 /// Scores from which on a transaction is reviewed or blocked; infinite where none is.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -30,12 +31,20 @@ pub struct AlertBudget {
     pub at: usize,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Default)]
 pub(super) struct RawThresholds {
     review: Option<Spanned<f64>>,
     alert_budget: Option<Spanned<f64>>,
     block: Option<Spanned<f64>>,
+}
+
+impl RawThresholds {
+    pub const KEYS: [&str; 3] = ["review", "alert_budget", "block"];
+
+    pub fn read<'t>(fields: &mut Fields<'t>, written: &mut Written<'t>) -> Self {
+        let mut number = |key: &str| written.take(fields, key);
+        Self { review: number("review"), alert_budget: number("alert_budget"), block: number("block") }
+    }
 }
 
 /// What the file says about scores: thresholds, or a budget that becomes them once there is a model.

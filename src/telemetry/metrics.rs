@@ -54,7 +54,7 @@ pub struct SubscriberSnapshot {
     pub name: String,
     pub delivered: u64,
     pub failed: u64,
-    pub dead: u64,
+    pub given_up: u64,
     pub pending: u64,
     /// Of attempts; missing before the first.
     pub seconds: Option<Reading>,
@@ -167,8 +167,8 @@ impl Snapshot {
     fn webhooks(&self, out: &mut Out<'_>) -> fmt::Result {
         let help = "Webhook attempts, by subscriber and outcome";
         let mut deliveries = out.start("caddis_webhook_deliveries", help, MetricType::Counter)?;
-        for SubscriberSnapshot { name, delivered, failed, dead, .. } in &self.subscribers {
-            for (outcome, count) in [("delivered", *delivered), ("failed", *failed), ("dead", *dead)] {
+        for SubscriberSnapshot { name, delivered, failed, given_up, .. } in &self.subscribers {
+            for (outcome, count) in [("delivered", *delivered), ("failed", *failed), ("dead", *given_up)] {
                 counted(&mut deliveries, &[("subscriber", name), ("outcome", outcome)], count)?;
             }
         }
@@ -239,7 +239,7 @@ mod tests {
             name: "a\"b".into(),
             delivered: 3,
             failed: 0,
-            dead: 0,
+            given_up: 0,
             pending: 1,
             seconds: Some(times.reading()),
         };

@@ -68,6 +68,13 @@ impl TransactionBatch {
         self.rows.is_empty()
     }
 
+    /// Takes the last transaction out again; does nothing without any.
+    pub fn pop(&mut self) {
+        self.rows.pop();
+        self.texts.truncate(self.rows.len() * self.schema.texts().len());
+        self.numbers.truncate(self.rows.len() * self.schema.numbers().len());
+    }
+
     pub fn clear(&mut self) {
         self.rows.clear();
         self.texts.clear();

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 /// Each folder (or file) of `src` and the others it may name.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("mistake", &[]),
+    ("written", &["mistake"]),
     ("clock", &[]),
     ("tally", &[]),
     ("transaction", &["mistake"]),
-    ("features", &["transaction", "mistake"]),
+    ("features", &["transaction", "mistake", "written"]),
     ("models", &["transaction", "mistake"]),
-    ("policy", &["transaction", "mistake"]),
+    ("policy", &["transaction", "mistake", "written"]),
     ("engine", &["transaction", "features", "models", "policy"]),
     ("pipeline", &["transaction", "engine", "features", "policy", "clock", "tally"]),
     ("sources", &["transaction", "pipeline", "mistake"]),

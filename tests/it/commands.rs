@@ -1,5 +1,6 @@
 //! The command line as a user types it.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -82,12 +83,13 @@ fn simulate_features_train() {
         let result: serde_json::Value = serde_json::from_slice(&trained.stdout).expect("JSON");
         let version = result["version"].as_str().expect("a version").to_owned();
         let model = std::fs::read(at.join("models").join(name).join(&version).join("model.bin")).expect("a model");
-        (result, model)
+        (version, (result, model))
     };
-    let (result, first) = train("a");
+    let (version, (result, first)) = train("a");
+    assert_eq!(train("a").0, version, "made again while it is in force");
     // With 1 % fraud a guess has an average precision of 0.01.
     assert!(result["metrics"]["average_precision"].as_f64().expect("a number") > 0.1, "{result}");
-    assert_eq!(first, train("b").1, "the same data and parameters give the same bytes");
+    assert_eq!((version, first), (train("b").0, train("b").1.1), "the same data and parameters give the same bytes");
     a_policy_may_ask_for_alerts_a_day(at);
 }
 
@@ -161,7 +163,11 @@ fn a_bad_line_is_refused_and_the_others_are_not() {
         ],
     );
     assert_eq!(ran.status.code(), Some(3), "{}", text(&ran.stderr));
-    assert!(text(&ran.stderr).contains("at: `soon` is not a time in seconds since 1970"), "{}", text(&ran.stderr));
+    assert!(
+        text(&ran.stderr).contains("record 2 is refused: at: `soon` is not a time in seconds since 1970"),
+        "{}",
+        text(&ran.stderr)
+    );
     let summary: serde_json::Value = serde_json::from_slice(&ran.stdout).expect("JSON");
     assert_eq!((summary["transactions"].as_u64(), summary["quarantined"].as_u64()), (Some(2), Some(1)));
     let rows = std::fs::read_to_string(folder.path().join("rows.ndjson")).expect("a file");
@@ -209,6 +215,64 @@ fn csv_gives_the_same_features_as_ndjson() {
 }
 
 #[test]
+fn a_label_takes_effect_at_the_same_record_however_the_stream_is_cut() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let set = "[[entities]]\nname = \"terminal\"\n[[features]]\nname = \"frauds\"\nentity = \"terminal\"\n\
+               is = \"fraud_count\"\nwindow = \"1d\"\n";
+    let (mut ndjson, mut csv, mut labels) = (String::new(), String::from("id,at,amount,terminal\n"), String::new());
+    for at in 0..2_000_u32 {
+        // Now and then one is older than those before it: it does not take the label back.
+        let time = 1_700_000_000_000_u64 + u64::from(if at % 50 == 7 { at - 5 } else { at }) * 1_000;
+        ndjson += &format!("{{\"id\":\"p{at}\",\"at\":{time},\"amount\":\"1.00\",\"terminal\":\"x\"}}\n");
+        csv += &format!("p{at},{time},1.00,x\n");
+        if at % 10 == 3 {
+            let known = 1_700_000_000_000_u64 + u64::from(at + 20) * 1_000;
+            labels += &format!("{{\"transaction_id\":\"p{at}\",\"fraud\":true,\"label_time\":{known}}}\n");
+        }
+    }
+    let mapping = "transaction_id = \"id\"\nevent_time = { path = \"at\", format = \"ms\" }\n\
+                   amount = \"amount\"\nterminal = \"terminal\"\n";
+    for (name, content) in [
+        ("in.ndjson", &*ndjson),
+        ("in.csv", &*csv),
+        ("labels.ndjson", &*labels),
+        ("set.toml", set),
+        ("mapping.toml", mapping),
+    ] {
+        std::fs::write(folder.path().join(name), content).expect("writes");
+    }
+    let rows = |input: &str, threads: &str| {
+        let mut ran = Command::new(env!("CARGO_BIN_EXE_caddis"))
+            .args(["features", "--set", "set.toml", "--mapping", "mapping.toml", "--labels", "labels.ndjson"])
+            .args(["--out", "rows.csv", "--threads", threads, "--in", input])
+            .current_dir(folder.path())
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("runs");
+        // Through the pipe it comes in pieces that end amid records.
+        let mut pipe = ran.stdin.take().expect("a pipe");
+        if input == "-" {
+            ndjson.as_bytes().chunks(777).for_each(|piece| {
+                pipe.write_all(piece).and_then(|()| pipe.flush()).expect("writes");
+                std::thread::yield_now();
+            });
+        }
+        drop(pipe);
+        assert!(ran.wait().expect("ends").success());
+        std::fs::read_to_string(folder.path().join("rows.csv")).expect("a file")
+    };
+    let wanted = rows("in.ndjson", "1");
+    let frauds: Vec<usize> =
+        wanted.lines().skip(1).map(|row| row.rsplit(',').next().expect("a value").parse().expect("a count")).collect();
+    // The label of p3 is known at the time of p23: that one is the first to see it.
+    assert_eq!((frauds[22], frauds[23], frauds[32], frauds[33], frauds.len()), (0, 1, 1, 2, 2_000));
+    for (input, threads) in [("in.csv", "1"), ("-", "1"), ("in.ndjson", "2")] {
+        assert!(rows(input, threads) == wanted, "{input} with {threads} threads");
+    }
+}
+
+#[test]
 fn mistakes_are_told_all_at_once_with_their_places() {
     let folder = tempfile::tempdir().expect("a folder");
     let set = "[[entities]]\nname = \"acount\"\n\n[[features]]\nname = \"a\"\nentity = \"account\"\nis = \"count\"\nwindow = \"91d\"\n";
@@ -218,6 +282,19 @@ fn mistakes_are_told_all_at_once_with_their_places() {
     let said = text(&ran.stderr);
     assert!(said.contains("set.toml:2:8: no text field `acount`\n  help: did you mean `account`?"), "{said}");
     assert!(said.contains("set.toml:6:10: no entity `account`"), "{said}");
+    // Misspelt keys are told with all else, in the order of the file, and read as what they were meant to be.
+    let set = "[[features]]\nname = \"a\"\nentty = \"account\"\nis = \"count\"\nwindw = \"91d\"\n\n\
+               [[entities]]\nname = \"account\"\nfilds = [\"acount\"]\n\n[[features]]\nis = \"sum\"\n";
+    std::fs::write(folder.path().join("set.toml"), set).expect("writes");
+    let ran = caddis(folder.path(), &["features", "--set", "set.toml", "--in", "-", "--out", "none"]);
+    let said = text(&ran.stderr);
+    let expected = "set.toml:3:1: unknown key `entty`\n  help: did you mean `entity`?\n\
+                    set.toml:5:1: unknown key `windw`\n  help: did you mean `window`?\n\
+                    set.toml:5:9: `91d` is no duration from 1s to 90d\n  help: such as \"30s\", \"10m\", \"24h\", \"7d\"\n\
+                    set.toml:9:1: unknown key `filds`\n  help: did you mean `fields`?\n\
+                    set.toml:9:10: no text field `acount`\n  help: did you mean `account`?\n\
+                    set.toml:11:1: `name` is missing\n";
+    assert_eq!((ran.status.code(), said.as_str()), (Some(2), expected));
     let ran = caddis(folder.path(), &["features", "--set", "SET", "--in", "-", "--out", "rows.xlsx"]);
     assert_eq!(ran.status.code(), Some(2));
     assert!(text(&ran.stderr).contains("end it in .parquet, .csv or .ndjson"));
@@ -245,6 +322,124 @@ fn check_tells_all_mistakes_at_once_with_their_places() {
     let said: serde_json::Value = serde_json::from_slice(&checked.stdout).expect("JSON");
     assert_eq!((checked.status.code(), &said["model"]), (Some(0), &"baseline".into()));
     assert!(said["features"].as_u64() >= Some(40));
+}
+
+#[test]
+fn check_looks_through_all_that_the_configuration_names() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let wrong = r#"[log]
+filter = "caddis=loud"
+
+[money.rates]
+USD = "-1"
+
+[mapping]
+event_time = "at"
+amuont = "sum"
+
+[features]
+file = "set.toml"
+
+[policy]
+file = "none.toml"
+
+[model]
+version = "0123456789abcdef"
+
+[[subscribers]]
+name = "d k"
+url = "http://desk.example/hook"
+secret = "short"
+
+[durability]
+mode = "sometimes"
+"#;
+    let set = "[[features]]\nname = \"hour_of_day\"\nis = \"huor\"\n";
+    for (name, content) in [("caddis.toml", wrong), ("set.toml", set)] {
+        std::fs::write(folder.path().join(name), content).expect("writes");
+    }
+    let checked = caddis(folder.path(), &["check"]);
+    let said = text(&checked.stderr);
+    assert_eq!(checked.status.code(), Some(2), "{said}");
+    let told: Vec<&str> = said.lines().filter(|line| !line.starts_with(' ')).collect();
+    let expected = [
+        "caddis.toml:2:10: `log.filter`",
+        "caddis.toml:5:7: `money.rates.USD`: `-1` is not a positive decimal number",
+        "caddis.toml:7:1: [mapping]: the mapping does not say where `amount` is",
+        "caddis.toml:7:1: [mapping]: the mapping does not say where `transaction_id` is",
+        "caddis.toml:9:1: [mapping]: a transaction has no field `amuont`; did you mean `amount`?",
+        "caddis.toml:21:8: subscriber `d k`: a name has",
+        "caddis.toml:22:7: subscriber `d k`: a public subscriber needs https://",
+        "caddis.toml:23:10: subscriber `d k`: ",
+        "caddis.toml:26:8: `durability.mode`: `sometimes`",
+        "set.toml:3:6: ",
+    ];
+    assert_eq!(told.len(), expected.len(), "{said}");
+    for (told, expected) in told.iter().zip(expected) {
+        assert!(told.starts_with(expected), "{told}\n{expected}");
+    }
+    // With a set that can be read, its model and policy are looked for.
+    std::fs::write(folder.path().join("set.toml"), set.replace("huor", "hour")).expect("writes");
+    let said = text(&caddis(folder.path(), &["check"]).stderr);
+    for expected in [
+        "caddis.toml:15:8: `policy.file`: none.toml cannot be read",
+        "caddis.toml:18:11: [model]: model `baseline` has no version `0123456789abcdef`",
+    ] {
+        assert!(said.contains(expected), "{expected}\n{said}");
+    }
+}
+
+#[test]
+fn a_stream_is_read_by_a_configuration_and_wrong_arguments_are_told_first() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let configuration = r#"[money.rates]
+USD = "0.5"
+[transactions]
+text_fields = ["bin"]
+[mapping]
+transaction_id = "id"
+event_time = "at"
+amount = "sum"
+currency = "in"
+bin = "bin"
+[features]
+file = "set.toml"
+[[subscribers]]
+name = "desk"
+url = "https://desk.example/hook"
+secret = "env:A_SECRET_THAT_IS_NOT_HERE"
+"#;
+    let set = "[[entities]]\nname = \"bin\"\n[[features]]\nname = \"spent\"\nentity = \"bin\"\nis = \"sum\"\nwindow = \"1h\"\n";
+    let records = "{\"id\":\"a\",\"at\":1700000000000,\"sum\":\"3.00\",\"in\":\"USD\",\"bin\":\"4\"}\n\
+                   {\"id\":\"b\",\"at\":1700000001000,\"sum\":\"1.00\",\"in\":\"EUR\",\"bin\":\"4\"}\n";
+    for (name, content) in [("c.toml", configuration), ("set.toml", set), ("in.ndjson", records)] {
+        std::fs::write(folder.path().join(name), content).expect("writes");
+    }
+    let ran = caddis(folder.path(), &["features", "--config", "c.toml", "--in", "in.ndjson", "--out", "rows.csv"]);
+    assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
+    let rows = std::fs::read_to_string(folder.path().join("rows.csv")).expect("a file");
+    assert!(rows.ends_with("a,1700000000000,150\nb,1700000001000,250\n"), "{rows}");
+    // Neither set nor configuration: the set that is shipped.
+    let ran = caddis(folder.path(), &["features", "--in", "/dev/null", "--out", "rows.csv"]);
+    assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
+    let rows = std::fs::read_to_string(folder.path().join("rows.csv")).expect("a file");
+    assert!(rows.starts_with("transaction_id,event_time,log_amount,"), "{rows}");
+
+    for (arguments, expected) in [
+        (&["features", "--out", "none", "--in", "none.ndjson"][..], "--in none.ndjson: "),
+        (&["features", "--out", "none", "--in", "in.ndjson", "--set", "none.toml"], "--set none.toml: "),
+        (&["train", "--in", "in.ndjson"], "training needs --labels FILE"),
+        (&["train", "--in", "in.ndjson", "--labels", "none.ndjson"], "--labels none.ndjson: "),
+        (
+            &["train", "--in", "none.ndjson", "--labels", "none.ndjson", "--name", "My Model"],
+            "--name: `My Model` is no name",
+        ),
+    ] {
+        let ran = caddis(folder.path(), arguments);
+        let said = text(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(2), "{said}");
+        assert!(said.starts_with("command line: ") && said.contains(expected), "{said}");
+    }
 }
 
 #[test]

@@ -97,3 +97,16 @@ fn what_http_acknowledged_survives_a_kill() {
     };
     assert_eq!(told(alerts(folder.path())), told(undisturbed(&payments, FILE)));
 }
+
+#[test]
+fn a_run_until_the_end_tells_by_its_exit_code_that_a_record_was_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let payments = simulate(folder.path());
+    // The last record of all: it is decided after the source has ended.
+    let text = format!("{}\n{{\"transaction_id\": \"odd\"}}\n", payments.join("\n"));
+    std::fs::write(folder.path().join("payments.ndjson"), text).expect("writes");
+    let mut service = Service::start_with(folder.path(), FILE, &["--until-end"]);
+    let (code, log) = service.wait();
+    assert_eq!(code, Some(3), "{log}");
+    assert!(log.contains(&format!("\"decided\":{},\"refused\":1", payments.len())), "{log}");
+}

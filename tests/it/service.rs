@@ -120,7 +120,8 @@ fn keys_guard_what_they_should() {
 fn bodies_have_a_limit() {
     let folder = tempfile::tempdir().expect("a folder");
     let service = Service::start(folder.path(), "[http]\nmax_body = \"64KiB\"\n");
-    assert_eq!(service.post("/v1/transactions", "x".repeat(70_000)).0, 413);
+    let (status, answer) = service.post("/v1/transactions", "x".repeat(70_000));
+    assert_eq!((status, &answer), (413, &json!({"error": "the body is larger than `http.max_body`"})));
     assert_eq!(service.post("/v1/decisions", payment("p1").to_string()).0, 200);
 }
 
@@ -218,8 +219,39 @@ fn alerts_can_be_listed_filtered_paged_and_watched() {
     let (_, page) = service.get("/v1/alerts?verdict=block&min_score=0.5&limit=1000");
     let strong = |alert: &&Value| alert["data"]["verdict"] == "block" && alert["data"]["score"].as_f64() >= Some(0.5);
     assert_eq!(page["alerts"].as_array().expect("alerts").len(), all.iter().filter(strong).count());
-    assert_eq!(service.get("/v1/alerts?verdict=maybe").0, 422);
-    assert_eq!(service.get("/v1/alerts?colour=red").0, 422);
+    // The last page says so, also when it is full.
+    let (_, page) = service.get(&format!("/v1/alerts?limit={}", all.len()));
+    assert_eq!((page["alerts"].as_array().expect("alerts").len(), &page["next"]), (all.len(), &Value::Null));
+    // What is listed is what was stored, to the last digit.
+    let listed = service.text("/v1/alerts?limit=1000");
+    let stored = caddis(folder.path(), &["alerts", "list", "--limit", "1000", "--json"]);
+    for alert in text(&stored.stdout).lines() {
+        assert!(listed.contains(alert), "{alert}");
+    }
+    // Every error is told in the same form.
+    for (path, status) in [
+        ("/v1/alerts?verdict=maybe", 422),
+        ("/v1/alerts?colour=red", 422),
+        ("/v1/alerts/stream?verdict=maybe", 422),
+        ("/v1/alerts/stream?colour=red", 422),
+        ("/v1/decisions/%ff", 400),
+        ("/v1/entities/account/%ff", 400),
+    ] {
+        let (found, answer) = service.get(path);
+        assert_eq!(found, status, "{path}");
+        assert!(answer["error"].as_str().is_some_and(|said| said.len() > 10), "{path}: {answer}");
+    }
+    let alerts = |arguments: &[&str]| {
+        let ran = caddis(folder.path(), &[&["alerts"], arguments].concat());
+        (ran.status.code(), text(&ran.stderr))
+    };
+    assert_eq!(alerts(&["list", "--verdict", "maybe"]).0, Some(2));
+    service.post("/v1/subscribers", json!({"name": "gone", "url": "https://desk.example/hook"}).to_string());
+    let wrong = "command line: --subscriber goen: there is no such subscriber\n  help: did you mean `gone`?\n";
+    for command in ["resend", "dead"] {
+        assert_eq!(alerts(&[command, "--subscriber", "goen"]), (Some(2), wrong.to_owned()));
+        assert_eq!(alerts(&[command, "--subscriber", "gone"]).0, Some(0));
+    }
 }
 
 #[test]
