@@ -38,6 +38,7 @@ pub struct Config {
     pub policy: Option<PathBuf>,
     pub model: ModelConfig,
     pub durability: DurabilityConfig,
+    pub quarantine: QuarantineConfig,
     pub http: HttpConfig,
     pub sources: Vec<SourceConfig>,
     pub alerts: AlertsConfig,
@@ -83,6 +84,15 @@ pub enum DurabilityMode {
 pub struct DurabilityConfig {
     pub mode: DurabilityMode,
     pub interval: Duration,
+    /// Bytes the journal may come to; when it does, nothing is taken any more.
+    pub max_journal: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct QuarantineConfig {
+    /// Bytes of refused records that wait for somebody to deal with them; when they come to it, nothing is taken
+    /// any more.
+    pub max_bytes: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -245,7 +255,11 @@ fn read(
     let durability = DurabilityConfig {
         mode: reader.choice(&mut section, "mode", &modes).unwrap_or(DurabilityMode::Flush),
         interval: milliseconds(reader.duration(&mut section, "interval").unwrap_or(100)),
+        max_journal: reader.size(&mut section, "max_journal").unwrap_or(u64::MAX),
     };
+    reader.end(&section);
+    let mut section = reader.section(top, "quarantine");
+    let quarantine = QuarantineConfig { max_bytes: reader.size(&mut section, "max_bytes").unwrap_or(1 << 30) };
     reader.end(&section);
     let http = http(reader, top, look_up);
     let sources = sources(reader, top);
@@ -277,6 +291,7 @@ fn read(
         policy,
         model,
         durability,
+        quarantine,
         http,
         sources,
         alerts,
