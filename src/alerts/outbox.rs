@@ -419,7 +419,7 @@ impl Outbox {
     ///
     /// # Errors
     /// SQLite's.
-    pub(super) fn due(&self, name: &str, now_ms: i64, limit: u32) -> Result<(Vec<Due>, Option<i64>)> {
+    pub fn due(&self, name: &str, now_ms: i64, limit: u32) -> Result<(Vec<Due>, Option<i64>)> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
             "SELECT d.number, a.id, a.body, d.attempts FROM deliveries d JOIN alerts a ON a.number = d.number
@@ -443,7 +443,7 @@ impl Outbox {
     ///
     /// # Errors
     /// SQLite's; then they count as not made.
-    pub(super) fn record(&self, name: &str, outcomes: &[(Due, Outcome)], now_ms: i64) -> Result<()> {
+    pub fn record(&self, name: &str, outcomes: &[(Due, Outcome)], now_ms: i64) -> Result<()> {
         let mut connection = self.connection();
         let transaction = connection.transaction()?;
         for (due, outcome) in outcomes {

@@ -279,16 +279,18 @@ impl Loop {
         let step = self.processor.step(0);
         let mut refused = refused(&step, intakes).peekable();
         let any = refused.peek().is_some();
-        while let Some((position, refusal, record)) = refused.next() {
-            let mut tries = 0;
-            while let Err(error) = lock(&self.shared.quarantine).keep(arrival, position, &refusal, record) {
-                tries += 1;
+        for (position, refusal, record) in refused {
+            let mut stalled = false;
+            loop {
+                let kept = lock(&self.shared.quarantine).keep(arrival, position, &refusal, record);
+                let Err(error) = kept else { break };
+                stalled = true;
                 self.shared.status.quarantine_failed(&error);
                 if !(self.wait)(RETRY) {
                     return None;
                 }
             }
-            if tries > 0 {
+            if stalled {
                 self.shared.status.resumed();
             }
         }

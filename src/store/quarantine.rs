@@ -63,10 +63,11 @@ impl Refused {
         }
     }
 
-    /// What names it in this quarantine.
+    /// What names it in this quarantine. A position alone would not do: where a crash came before its batch was
+    /// committed, another record gets it.
     #[must_use]
     pub fn id(&self) -> String {
-        format!("{}-{}", self.partition, self.offset)
+        format!("{}-{}-{:08x}", self.partition, self.offset, crc32fast::hash(&self.bytes()))
     }
 }
 
@@ -186,21 +187,18 @@ pub fn refused_in(storage: &dyn Storage) -> io::Result<Vec<Refused>> {
     }
     let fed: BTreeSet<&str> = fed.lines().collect();
     let Some(file) = storage.open(RECORDS)? else { return Ok(Vec::new()) };
-    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    let mut places: BTreeMap<(u32, u64), usize> = BTreeMap::new();
     let mut records: Vec<Option<Refused>> = Vec::new();
     for line in BufReader::new(ReadFrom { file, at: 0 }).split(b'\n') {
         // A line torn by a crash is no record.
         let Ok(refused) = serde_json::from_slice::<Refused>(&line?) else { continue };
-        let id = refused.id();
-        if fed.contains(id.as_str()) {
-            continue;
-        }
-        if let Some(earlier) = places.insert(id, records.len()).and_then(|at| records.get_mut(at)) {
+        let position = (refused.partition, refused.offset);
+        if let Some(earlier) = places.insert(position, records.len()).and_then(|at| records.get_mut(at)) {
             *earlier = None;
         }
         records.push(Some(refused));
     }
-    Ok(records.into_iter().flatten().collect())
+    Ok(records.into_iter().flatten().filter(|refused| !fed.contains(refused.id().as_str())).collect())
 }
 
 /// [`refused_in`] a folder; none where there is no such folder.
@@ -259,7 +257,7 @@ mod tests {
         keep(2, b"lost with its batch");
         keep(2, b"later");
         assert_eq!(bytes(folder.path()), [b"{\"amount\":\"x\"}".to_vec(), vec![0xff, 0xfe], b"later".to_vec()]);
-        mark_fed(folder.path(), &["1-0".to_owned()]).expect("marks");
+        mark_fed(folder.path(), &[refused(folder.path()).expect("lists")[0].id()]).expect("marks");
         assert_eq!(bytes(folder.path()).len(), 2);
     }
 
@@ -277,13 +275,14 @@ mod tests {
         assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
         assert!(error.to_string().contains("`caddis quarantine feed`"), "{error}");
         assert!(kept > 2 && keep(&mut quarantine, kept, b"record").is_err());
-        mark_fed(folder.path(), &["1-1".to_owned()]).expect("marks");
+        let id = |offset| format!("1-{offset}-{:08x}", crc32fast::hash(b"record"));
+        mark_fed(folder.path(), &[id(1)]).expect("marks");
         keep(&mut quarantine, kept, b"newest").expect("there is room again");
         drop(quarantine);
         let ids: Vec<u64> = refused(folder.path()).expect("lists").iter().map(|refused| refused.offset).collect();
         assert_eq!(ids, (0..=kept).filter(|offset| *offset != 1).collect::<Vec<_>>());
         // Also by one that begins anew.
-        mark_fed(folder.path(), &["1-0".to_owned()]).expect("marks");
+        mark_fed(folder.path(), &[id(0)]).expect("marks");
         let mut quarantine = QuarantineFile::open(folder.path(), 500).expect("opens");
         keep(&mut quarantine, kept + 1, b"newest").expect("there is room again");
     }

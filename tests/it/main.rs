@@ -7,5 +7,6 @@ mod engine;
 mod licences;
 mod restart;
 mod service;
+mod simulation;
 mod support;
 mod webhooks;
