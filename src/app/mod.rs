@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -160,8 +160,7 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
         now_ms: clock::now_ms,
         wait: waiting_unless(Arc::clone(&switch.stop)),
     };
-    let flusher =
-        Flusher { inbox: to_flusher, durability, notify: Box::new(ToProjector(alerts)), shared: Arc::clone(&shared) };
+    let flusher = Flusher::new(to_flusher, durability, Box::new(ToProjector(alerts)), Arc::clone(&shared));
     let thread = |name: &str| Builder::new().name(format!("caddis-{name}"));
     let engine = thread("engine").spawn(move || engine.run())?;
     let flusher = thread("flusher").spawn(move || flusher.run())?;
@@ -276,6 +275,8 @@ fn recover(
         Ok(())
     })?;
     let recovered = recovery.recovered;
+    let quarantine = shared.quarantine.lock().unwrap_or_else(PoisonError::into_inner).flusher();
+    quarantine.flush().and_then(|()| journal.settle()).context("the disk failed to flush")?;
     if !recovered.candidates.is_empty() {
         projector.store(&recovered.candidates, entries)?;
     }

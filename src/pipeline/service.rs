@@ -477,9 +477,21 @@ pub struct Flusher {
     pub durability: Durability,
     pub notify: Box<dyn Notify>,
     pub shared: Arc<Shared>,
+    /// Refused records that are not durable yet, also those of turns that did not flush.
+    quarantine: Option<Box<dyn Flush>>,
 }
 
 impl Flusher {
+    #[must_use]
+    pub fn new(
+        inbox: Receiver<Committed>,
+        durability: Durability,
+        notify: Box<dyn Notify>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self { inbox, durability, notify, shared, quarantine: None }
+    }
+
     /// Flushes until the engine thread is gone.
     ///
     /// # Errors
@@ -504,6 +516,10 @@ impl Flusher {
         while let Ok(committed) = self.inbox.try_recv() {
             waiting.push(committed);
         }
+        // The newest covers all before it.
+        if let Some(newest) = waiting.iter_mut().rev().find_map(|committed| committed.quarantine.take()) {
+            self.quarantine = Some(newest);
+        }
         // An alert must not tell of what a power cut can take back.
         let flushes = self.durability != Durability::Os
             || waiting.iter().any(|committed| !committed.published.candidates.is_empty());
@@ -523,11 +539,11 @@ impl Flusher {
         Ok(())
     }
 
-    fn flush(&self, waiting: &[Committed]) -> std::io::Result<()> {
+    fn flush(&mut self, waiting: &[Committed]) -> std::io::Result<()> {
         let Some(last) = waiting.last() else { return Ok(()) };
         let started = Stopwatch::start();
-        // The newest flushers cover all before them; the quarantine first, for the journal relies on it.
-        if let Some(quarantine) = waiting.iter().rev().find_map(|committed| committed.quarantine.as_ref()) {
+        // The quarantine first, for the journal relies on it.
+        if let Some(quarantine) = self.quarantine.take() {
             quarantine.flush().inspect_err(|error| self.shared.status.stalled("the quarantine", error))?;
         }
         last.flush.flush().inspect_err(|error| self.shared.status.stalled("the journal", error))?;

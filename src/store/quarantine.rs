@@ -31,7 +31,8 @@ pub struct QuarantineFile {
     length: u64,
     line: Vec<u8>,
     max_bytes: u64,
-    /// A crash tore the last line off: what follows must not be glued to it.
+    /// Nothing was added since it was opened: a crash may have torn the last line off, whatever it looks like before
+    /// the next power cut, and what follows must not be glued to it.
     torn: bool,
     /// How long `fed` was when room was last made.
     fed: u64,
@@ -83,11 +84,7 @@ impl QuarantineFile {
         };
         storage.flush()?;
         let length = file.length()?;
-        let mut last = [b'\n'];
-        if length > 0 {
-            file.read_at(length - 1, &mut last)?;
-        }
-        Ok(Self { storage, file, length, line: Vec::new(), max_bytes, torn: last != *b"\n", fed: 0 })
+        Ok(Self { storage, file, length, line: Vec::new(), max_bytes, torn: length > 0, fed: 0 })
     }
 
     /// Opens the quarantine in a folder, which is made when it does not exist.

@@ -5,7 +5,7 @@
 //! bytes), entries (u64), CRC-32 of both (u32); all little endian.
 //!
 //! It is written after every flush of the journal, which costs a system call, and flushed itself at every
-//! [`FLUSH_EVERY`]th, at the end of a segment and at a clean stop. A killed process thus leaves it exact; after
+//! [`FLUSH_EVERY`]th, after recovery and at a clean stop. A killed process thus leaves it exact; after
 //! a power cut it may be some flushes old, and is a lower bound.
 
 use std::io;
@@ -64,23 +64,18 @@ impl Watermark {
     /// The file cannot be made or written.
     pub fn open(storage: &dyn Storage, entries: u64) -> io::Result<Self> {
         let found = storage.open(FILE)?;
-        let newest = match &found {
-            Some(file) => newest(&**file)?,
-            None => None,
-        };
+        let newest = found.as_ref().map_or(Ok(None), |file| newest(&**file))?;
         let slot = newest.map_or(0, |(slot, _)| 1 - slot);
-        let new = found.is_none();
         let file = found.map_or_else(|| storage.create(FILE), Ok)?;
         let state = State { file, entries, slot, unflushed: 0, told: false };
         let watermark = Self { state: Mutex::new(state), place: storage.place(FILE) };
-        if newest.is_none_or(|(_, known)| known != entries) {
+        {
+            // Also where it says so already: that may never have reached the disk.
             let mut state = watermark.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.write()?;
             state.file.flush()?;
         }
-        if new {
-            storage.flush()?;
-        }
+        storage.flush()?;
         Ok(watermark)
     }
 

@@ -50,8 +50,6 @@ pub enum JournalError {
         "{path}: ends before entry {found}, but {durable} entries were durable ({watermark}): its end was lost; restore it from a backup, or remove {watermark} to go on without what was lost"
     )]
     Short { path: PathBuf, found: u64, durable: u64, watermark: PathBuf },
-    #[error("{path}: damaged; remove it if the journal is known to be whole")]
-    Watermark { path: PathBuf },
     #[error("{path}: another caddis is using this data folder (lock held)")]
     Locked { path: PathBuf },
 }
@@ -123,10 +121,8 @@ impl Journal {
         let segments = Segment::all(&*storage).map_err(io_at(""))?;
         let known = match Watermark::read(outside).map_err(mark_io)? {
             Known::Entries(entries) => Some(entries),
-            Known::Nothing => None,
-            // Torn while it was made, before there was anything to guard.
-            Known::Damaged if segments.len() <= 1 && segments.iter().all(|segment| segment.first == 0) => None,
-            Known::Damaged => return Err(JournalError::Watermark { path: mark }),
+            // Nothing else is lost with it: the journal is read with what its own frames know.
+            Known::Nothing | Known::Damaged => None,
         };
         let durable = known.unwrap_or_default();
         let short = |found, path| JournalError::Short { path, found, durable, watermark: mark.clone() };
@@ -138,13 +134,16 @@ impl Journal {
         if end.next < durable {
             return Err(short(end.next, storage.place(&end.segment.name)));
         }
-        end.make_durable().and_then(|()| storage.flush()).map_err(io_at(&end.segment.name))?;
-        let watermark = Watermark::open(outside, end.next).map_err(mark_io)?;
+        end.make_durable(durable).and_then(|()| storage.flush()).map_err(io_at(&end.segment.name))?;
+        // It is raised once recovery has seen to what else should have become durable: see `unsure_from`.
+        let watermark = Watermark::open(outside, known.unwrap_or(end.next)).map_err(mark_io)?;
         if known.is_none() && end.next > 0 {
-            tracing::warn!(file = %mark.display(), "was missing: a journal cut at its end would not have been noticed");
+            let file = mark.display();
+            tracing::warn!(%file, "missing or damaged: a journal cut at its end would not have been noticed");
         }
         let before = segments.iter().take(segments.len().saturating_sub(1));
         let closed = before.map(|segment| segment.open(&*storage)?.length()).sum::<io::Result<u64>>();
+        let durable_entries = durable;
         let durable = Durable { entries: AtomicU64::new(end.next), failed: AtomicBool::new(false), watermark };
         Ok(Self {
             file: end.file,
@@ -154,7 +153,7 @@ impl Journal {
             scratch: Vec::new(),
             limits,
             torn: end.torn,
-            unsure_from: known.unwrap_or(end.next),
+            unsure_from: durable_entries,
             durable: Arc::new(durable),
             storage,
         })
@@ -166,8 +165,8 @@ impl Journal {
         self.torn
     }
 
-    /// Entries from this one on were not known to be durable at opening; they are now. What else should have
-    /// become durable with them may not have.
+    /// Entries from this one on were not known to be durable at opening; they are now. What should have become
+    /// durable before them, the quarantine, may not have: [`settle`](Log::settle) once it has.
     #[must_use]
     pub fn unsure_from(&self) -> u64 {
         self.unsure_from
@@ -226,9 +225,9 @@ impl Journal {
 
     /// Closes the segment and begins the next.
     fn roll(&mut self) -> io::Result<()> {
-        // What is in the old segment must be durable before anything after it can be.
+        // What is in the old segment must be durable before anything after it can be. The watermark stays: only
+        // the flusher knows that the quarantine is durable too.
         self.durable.flush(&*self.file, self.next)?;
-        self.durable.watermark.settle(self.next);
         self.file = Segment::starting(self.next).make(&*self.storage)?;
         self.closed += std::mem::replace(&mut self.length, HEADER);
         self.storage.flush().inspect_err(|_| self.durable.failed.store(true, Ordering::Release))
@@ -273,7 +272,10 @@ impl Log for Journal {
     }
 
     fn settle(&self) -> io::Result<()> {
-        self.durable.flush(&*self.file, self.next)?;
+        self.durable.check()?;
+        if self.durable.entries.load(Ordering::Acquire) < self.next {
+            self.durable.flush(&*self.file, self.next)?;
+        }
         self.durable.watermark.settle(self.next);
         Ok(())
     }
@@ -288,7 +290,9 @@ struct SegmentFlush {
 
 impl Flush for SegmentFlush {
     fn flush(&self) -> io::Result<()> {
-        self.durable.flush(&*self.file, self.entries)
+        self.durable.flush(&*self.file, self.entries)?;
+        self.durable.watermark.raise(self.entries);
+        Ok(())
     }
 }
 
@@ -307,7 +311,6 @@ impl Durable {
             return Err(error);
         }
         self.entries.fetch_max(entries, Ordering::AcqRel);
-        self.watermark.raise(entries);
         Ok(())
     }
 }
@@ -368,10 +371,12 @@ impl End {
 
     /// Cuts what is torn, and makes sure that the rest is on the disk: it is about to be acted on. Entries after
     /// the last known flush are written again, since after a failed flush the system takes them for clean.
-    fn make_durable(&self) -> io::Result<()> {
-        if self.torn > 0 {
-            self.file.truncate(self.length)?;
+    fn make_durable(&self, durable: u64) -> io::Result<()> {
+        if self.torn == 0 && self.next == durable {
+            return Ok(());
         }
+        // Whole entries behind the tear must never come to stand behind what is written in its place.
+        self.file.truncate(self.length)?;
         let mut at = self.unsure;
         let mut buffer = vec![0; 1 << 16];
         while at < self.length {

@@ -163,13 +163,14 @@ fn acknowledged(world: &World, all: &[Entered]) -> Result<(), String> {
     Ok(())
 }
 
-/// Every refused record is, or was, in the quarantine.
+/// Every refused record is, or was, in the quarantine: those of the file, and those whose sender was told. One who
+/// was not told, since the power went, sends it again.
 fn quarantined(world: &World, all: &[Entered]) -> Result<(), String> {
     let listed = refused_in(&*world.disk.folder("quarantine/")).map_err(|error| error.to_string())?;
     let dealt = lock(&world.dealt);
     let sent: BTreeSet<&[u8]> =
         world.requests.iter().flat_map(|request| &request.records).chain(&*world.file).map(Vec::as_slice).collect();
-    for entered in all {
+    for entered in all.iter().filter(|entered| entered.partition == FILE) {
         if !entered.decision.is_some_and(|decision| matches!(decision.fate, Fate::Refused | Fate::Future)) {
             continue;
         }

@@ -35,7 +35,7 @@ struct State {
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
     /// Changes of names that are not durable yet, in order.
-    renamed: Vec<(String, Option<usize>)>,
+    renamed: Vec<Naming>,
     operations: u64,
     crash_at: Option<u64>,
     full: bool,
@@ -45,6 +45,14 @@ struct State {
     forgotten: Option<u64>,
     /// Flushes that had something to do, by what they are of and at which operation they were.
     needed: Vec<(u64, u64, String)>,
+}
+
+/// A file gets a name, and may lose another, at once.
+#[derive(Debug, Clone)]
+struct Naming {
+    name: String,
+    file: usize,
+    not: Option<String>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -143,8 +151,8 @@ impl Disk {
             Leaves::Nothing => 0,
             _ => state.random.below(state.renamed.len() as u64 + 1),
         };
-        for (name, file) in state.renamed.drain(..).take(usize::try_from(kept).expect("few")) {
-            change_name(&mut state.durable_names, name, file);
+        for naming in state.renamed.drain(..).take(usize::try_from(kept).expect("few")) {
+            naming.apply(&mut state.durable_names);
         }
         state.names = state.durable_names.clone();
         for file in &mut state.files {
@@ -155,11 +163,13 @@ impl Disk {
     }
 }
 
-fn change_name(names: &mut BTreeMap<String, usize>, name: String, file: Option<usize>) {
-    match file {
-        Some(file) => names.insert(name, file),
-        None => names.remove(&name),
-    };
+impl Naming {
+    fn apply(self, names: &mut BTreeMap<String, usize>) {
+        names.insert(self.name, self.file);
+        if let Some(not) = self.not {
+            names.remove(&not);
+        }
+    }
 }
 
 /// Applies what a power cut leaves of `dirty`.
@@ -273,7 +283,7 @@ impl Storage for Folder {
             state.files.push(File::default());
             let file = state.files.len() - 1;
             state.names.insert(full.clone(), file);
-            state.renamed.push((full.clone(), Some(file)));
+            state.renamed.push(Naming { name: full.clone(), file, not: None });
             Ok(file)
         });
         Ok(self.opened(made?, name))
@@ -287,10 +297,10 @@ impl Storage for Folder {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let (from, to) = (self.full(from), self.full(to));
         step(self.disk.state(), |state| {
-            let file = state.names.remove(&from).ok_or(io::ErrorKind::NotFound)?;
-            state.names.insert(to.clone(), file);
-            state.renamed.push((to, Some(file)));
-            state.renamed.push((from, None));
+            let file = state.names.get(&from).copied().ok_or(io::ErrorKind::NotFound)?;
+            let naming = Naming { name: to, file, not: Some(from) };
+            naming.clone().apply(&mut state.names);
+            state.renamed.push(naming);
             Ok(())
         })
     }
@@ -299,12 +309,12 @@ impl Storage for Folder {
         let folder = self.path.clone();
         step(self.disk.state(), |state| {
             let inside = |name: &str| name.strip_prefix(&folder).is_some_and(|rest| !rest.contains('/'));
-            let any = state.renamed.iter().any(|(name, _)| inside(name));
+            let any = state.renamed.iter().any(|naming| inside(&naming.name));
             if state.begin_flush(any, &format!("{folder} (names)"))? {
-                let (done, left) = std::mem::take(&mut state.renamed).into_iter().partition(|(name, _)| inside(name));
+                let all = std::mem::take(&mut state.renamed).into_iter();
+                let (done, left): (Vec<Naming>, _) = all.partition(|naming| inside(&naming.name));
                 state.renamed = left;
-                let done: Vec<(String, Option<usize>)> = done;
-                done.into_iter().for_each(|(name, file)| change_name(&mut state.durable_names, name, file));
+                done.into_iter().for_each(|naming| naming.apply(&mut state.durable_names));
             }
             Ok(())
         })

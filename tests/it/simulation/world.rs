@@ -212,7 +212,7 @@ impl World {
         let mut random = Random::new(plan.seed);
         let disk = Disk::new(random.fork());
         let mut made = lines(&mut random, plan.records);
-        let file = Arc::new(made.split_off(plan.records / 2));
+        let file = Arc::new(made.split_off(if plan.file { plan.records / 2 } else { plan.records }));
         let mut requests = Vec::new();
         let mut clients = vec![(VecDeque::new(), false); 1 + random.upto(2)];
         while !made.is_empty() {
@@ -235,7 +235,10 @@ impl World {
             1 if plan.faults => Durability::Os,
             _ => Durability::Flush,
         };
-        let limits = JournalLimits { segment_bytes: 200 + random.below(4_000), max_bytes: u64::MAX };
+        let limits = JournalLimits {
+            segment_bytes: if plan.faults { 200 + random.below(4_000) } else { 1_200 },
+            max_bytes: u64::MAX,
+        };
         disk.forget_flush(plan.forget_flush);
         Self {
             disk,
@@ -274,14 +277,16 @@ impl World {
             let quiet = step > 12 * self.plan.records as u64;
             if quiet || !self.plan.faults {
                 self.disk.set_full(false);
+                self.disk.fail_flush(false);
             } else {
                 self.mischief();
             }
             let done = self.guarded(World::step)?.unwrap_or(false);
-            if done && (quiet || !self.plan.faults || self.random.chance(0.5)) {
-                return Ok(());
+            if done && self.guarded(World::stop)?.is_some() {
+                break;
             }
         }
+        self.disk.crash_at(None);
         Ok(())
     }
 
@@ -499,6 +504,7 @@ impl World {
                 deal(&self.disk, &self.dealt);
                 return Ok(None);
             }
+            Err(Refusal(why)) if why.contains("the disk failed to flush") => return Ok(None),
             Err(Refusal(why)) => return Err(format!("refused to start: {why}")),
         };
         self.fed = usize::try_from(recovered.resume(FILE).0.offset).expect("small");
@@ -531,6 +537,10 @@ impl World {
         let recovered = recovery.recovered;
         if recovered.differences + recovered.by_another_brain > 0 {
             return Err(Refusal("decided otherwise than recorded".into()));
+        }
+        let quarantine = lock(&shared.quarantine).flusher();
+        if quarantine.flush().and_then(|()| journal.settle()).is_err() {
+            return Err(Refusal("the disk failed to flush".into()));
         }
         let alerts = recovered.candidates.iter().map(alert).collect();
         self.outbox.put(alerts, entries, now_ms()).expect("memory takes it");
@@ -575,14 +585,16 @@ impl World {
             wait: Box::new(wait),
         };
         let notify = Box::new(ToQueue(Arc::clone(&queue)));
-        let flusher = Flusher { inbox: to_flusher, durability: self.durability, notify, shared: Arc::clone(&shared) };
+        let flusher = Flusher::new(to_flusher, self.durability, notify, Arc::clone(&shared));
         Process { engine, inbox: Inbox::new(sender, shared), flusher, queue, ahead: 0 }
     }
 
     /// Stops as an operator does.
-    pub fn stop(&mut self) -> Result<(), String> {
+    fn stop(&mut self) -> Result<(), String> {
         let Some(process) = self.process.take() else { return Err("it does not run".into()) };
-        process.engine.processor().log().settle().map_err(|error| error.to_string())
+        let settled = process.engine.processor().log().settle();
+        // A failing flush ends the process no less.
+        settled.or_else(|error| if self.plan.faults { Ok(()) } else { Err(error.to_string()) })
     }
 }
 
