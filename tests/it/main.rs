@@ -4,6 +4,7 @@
 mod architecture;
 mod commands;
 mod engine;
+mod kill;
 mod licences;
 mod restart;
 mod service;

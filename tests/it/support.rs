@@ -152,6 +152,16 @@ impl Service {
         self.wait()
     }
 
+    /// Kills it while others still talk to it.
+    pub fn die(&self) {
+        self.signal("KILL");
+    }
+
+    /// The value of a metric with its labels.
+    pub fn metric_of(&self, name: &str) -> f64 {
+        self.metric(&format!("{name} "))
+    }
+
     pub fn kill(mut self) {
         self.child.kill().expect("killed");
         let _ = self.wait();

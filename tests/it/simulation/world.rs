@@ -306,6 +306,10 @@ impl World {
     fn dies(&mut self, fault: Fault) {
         self.crashes += 1;
         self.process = None;
+        if let Some((operation, fault)) = self.plan.and_at.take() {
+            self.disk.crash_at(Some(operation));
+            self.armed = Some(fault);
+        }
         // What was sent before the end reaches its clients.
         self.hear();
         for (_, under_way) in &mut self.clients {
