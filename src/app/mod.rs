@@ -109,6 +109,7 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
         base: config.base_currency,
         reasons: config.alerts.reasons,
     };
+    let switch = Switch::default();
     let outbox_trouble: Arc<Mutex<Option<String>>> = Arc::default();
     let projector = Projector {
         outbox: Arc::clone(&outbox),
@@ -116,6 +117,8 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
         deliverer: Arc::clone(&deliverer),
         live: live.clone(),
         trouble: Arc::clone(&outbox_trouble),
+        most: (config.alerts.max_waiting, config.alerts.max_dead),
+        stop: Arc::clone(&switch.stop),
     };
     let engine = Engine::new(setup.brain.clone(), setup.engine_settings(key));
     let hasher = engine.hasher().clone();
@@ -148,7 +151,6 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
     let inbox = Inbox::new(sender, Arc::clone(&shared));
     let (committed, to_flusher) = sync_channel(COMMITTED);
     let (alerts, to_projector) = sync_channel(COMMITTED);
-    let switch = Switch::default();
     let engine = Loop {
         processor,
         inbox: to_engine,
@@ -182,6 +184,7 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
         deliverer: Arc::clone(&deliverer),
         explainer: Arc::clone(&explainer),
         mapping: Arc::clone(&setup.mapping),
+        schema: Arc::clone(&setup.schema),
         hasher,
         live: live.clone(),
         stopping: stopped.clone(),
@@ -189,6 +192,8 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
         allow_private: config.alerts.allow_private,
         journal_bytes: Box::new(move || folder_bytes(&bytes_of)),
         waiting: backend::waiting(),
+        overload: config.http.overload,
+        degrading: backend::degrading(),
         times: RequestTimes::default(),
     };
     let mut keys = Keys::default();

@@ -19,6 +19,8 @@ pub struct Status {
     /// Tries to keep a refused record that failed; each is tried until it succeeds.
     pub quarantine_failures: AtomicU64,
     pub labels: AtomicU64,
+    /// Verdicts by rules alone, of payments that could not be taken.
+    pub degraded: AtomicU64,
     /// Entries in the journal, also those that are not durable yet.
     pub journal_entries: AtomicU64,
     /// Messages sent to the engine, and those it has taken.
@@ -45,6 +47,7 @@ impl Default for Status {
             quarantined: AtomicU64::default(),
             quarantine_failures: AtomicU64::default(),
             labels: AtomicU64::default(),
+            degraded: AtomicU64::default(),
             journal_entries: AtomicU64::default(),
             sent: AtomicU64::default(),
             taken: AtomicU64::default(),

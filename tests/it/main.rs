@@ -3,9 +3,11 @@
 
 mod architecture;
 mod commands;
+mod damage;
 mod engine;
 mod kill;
 mod licences;
+mod limits;
 mod restart;
 mod service;
 mod simulation;

@@ -287,6 +287,8 @@ impl World {
             }
         }
         self.disk.crash_at(None);
+        self.disk.set_full(false);
+        self.disk.fail_flush(false);
         Ok(())
     }
 
