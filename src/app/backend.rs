@@ -76,6 +76,7 @@ impl Service {
     }
 
     /// Hands records to the engine; gives them back where it does not take them.
+    #[expect(clippy::result_large_err, reason = "the records come back to whoever hands them over")]
     fn hand_over(&self, mut records: Records, bytes: usize) -> Result<Replies, (Failure, Records)> {
         let room = match self.open().and_then(|()| self.room(bytes)) {
             Ok(room) => room,
