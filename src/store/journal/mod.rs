@@ -372,11 +372,11 @@ impl End {
     /// Cuts what is torn, and makes sure that the rest is on the disk: it is about to be acted on. Entries after
     /// the last known flush are written again, since after a failed flush the system takes them for clean.
     fn make_durable(&self, durable: u64) -> io::Result<()> {
-        if self.torn == 0 && self.next == durable {
-            return Ok(());
+        let unsure = self.torn > 0 || self.next > durable;
+        if unsure {
+            // Whole entries behind the tear must never come to stand behind what is written in its place.
+            self.file.truncate(self.length)?;
         }
-        // Whole entries behind the tear must never come to stand behind what is written in its place.
-        self.file.truncate(self.length)?;
         let mut at = self.unsure;
         let mut buffer = vec![0; 1 << 16];
         while at < self.length {
@@ -388,6 +388,7 @@ impl End {
             self.file.write_at(at, buffer.get(..some).unwrap_or_default())?;
             at += some as u64;
         }
-        self.file.flush()
+        // The header of an empty segment is flushed with its first entry.
+        if unsure { self.file.flush() } else { Ok(()) }
     }
 }
