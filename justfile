@@ -24,6 +24,10 @@ dependencies:
 bench *args:
     cargo bench {{ if args == "" { "" } else { "--bench " + args } }}
 
+# The seeded simulation under so many seeds; CADDIS_SIM_FIRST says from which on.
+sim seeds="1000":
+    CADDIS_SIM_SEEDS={{seeds}} cargo test --release --test it simulation -- --nocapture
+
 demo *args:
     cargo run --release -- demo {{args}}
 

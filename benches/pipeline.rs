@@ -6,7 +6,7 @@ mod support;
 use std::time::Instant;
 
 use caddis::pipeline::ports::{Decode, Log, NoLog};
-use caddis::store::journal::Journal;
+use caddis::store::journal::{Journal, JournalLimits};
 use caddis::transaction::{Schema, TransactionBatch};
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use support::{decide, decoder, payments, processor, records, set, shipped};
@@ -49,7 +49,7 @@ fn stages(criterion: &mut Criterion) {
                 for _ in 0..rounds {
                     let folder = tempfile::tempdir().expect("a folder");
                     let log: Box<dyn Log> = if decides {
-                        Box::new(Journal::open(folder.path()).expect("a journal"))
+                        Box::new(Journal::open(folder.path(), JournalLimits::default()).expect("a journal"))
                     } else {
                         Box::new(NoLog::default())
                     };

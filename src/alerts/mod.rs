@@ -10,7 +10,7 @@ mod subscriber;
 
 pub use deliver::{Attempt, Deliverer, Probe};
 pub use egress::is_public;
-pub use outbox::{AlertFilter, DeadLetter, Outbox, OutboxError, StoredAlert, SubscriberState};
+pub use outbox::{AlertFilter, DeadLetter, Due, Outbox, OutboxError, Outcome, StoredAlert, SubscriberState};
 pub use schedule::{ATTEMPTS, delay_ms};
 pub use sign::{SigningKey, sign};
 pub use subscriber::{Filter, Subscriber, WrongSubscriber};

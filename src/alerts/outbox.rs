@@ -29,6 +29,10 @@ pub enum OutboxError {
     Taken(String),
     #[error("subscriber `{0}` is set in the configuration file; change it there")]
     Configured(String),
+    #[error(
+        "{found} deliveries {what}, of at most {most} (`alerts.{key}`): see to the subscriber (`caddis alerts subscribers`), then `caddis alerts resend` or `discard`, or remove it"
+    )]
+    Full { what: &'static str, key: &'static str, found: u64, most: u64 },
 }
 
 type Result<T> = std::result::Result<T, OutboxError>;
@@ -284,6 +288,34 @@ impl Outbox {
         Ok(stored)
     }
 
+    /// Whether there is room for more deliveries: fewer than `max_waiting` wait and fewer than `max_dead` were
+    /// given up. What is put in at once may go beyond, by that much.
+    ///
+    /// # Errors
+    /// [`OutboxError::Full`], or SQLite's.
+    pub fn room(&self, max_waiting: u64, max_dead: u64) -> Result<()> {
+        // Counting up to the limit costs as much as what waits, which is little but in trouble.
+        let connection = self.connection();
+        let count = |dead: bool, most: u64| -> Result<u64> {
+            let most = i64::try_from(most).unwrap_or(i64::MAX);
+            let mut statement = connection.prepare_cached(
+                "SELECT count(*) FROM (SELECT 1 FROM subscribers s JOIN deliveries d ON d.subscriber = s.name
+                 WHERE d.dead = ?1 LIMIT ?2)",
+            )?;
+            let found: i64 = statement.query_row(params![dead, most], |row| row.get(0))?;
+            Ok(u64::try_from(found).unwrap_or_default())
+        };
+        for (dead, what, key, most) in
+            [(false, "wait", "max_waiting", max_waiting), (true, "were given up", "max_dead", max_dead)]
+        {
+            let found = count(dead, most)?;
+            if found >= most {
+                return Err(OutboxError::Full { what, key, found, most });
+            }
+        }
+        Ok(())
+    }
+
     /// Alerts, newest first.
     ///
     /// # Errors
@@ -438,7 +470,7 @@ impl Outbox {
     ///
     /// # Errors
     /// SQLite's.
-    pub(super) fn due(&self, name: &str, now_ms: i64, limit: u32) -> Result<(Vec<Due>, Option<i64>)> {
+    pub fn due(&self, name: &str, now_ms: i64, limit: u32) -> Result<(Vec<Due>, Option<i64>)> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
             "SELECT d.number, a.id, a.body, d.attempts FROM deliveries d JOIN alerts a ON a.number = d.number
@@ -463,7 +495,7 @@ impl Outbox {
     ///
     /// # Errors
     /// SQLite's; then they count as not made.
-    pub(super) fn record(&self, name: &str, outcomes: &[(Due, Outcome)], now_ms: i64) -> Result<Vec<(String, String)>> {
+    pub fn record(&self, name: &str, outcomes: &[(Due, Outcome)], now_ms: i64) -> Result<Vec<(String, String)>> {
         let mut connection = self.connection();
         let transaction = connection.transaction()?;
         let mut given_up = Vec::new();
@@ -541,6 +573,15 @@ impl Outbox {
                AND (?2 IS NULL OR number = (SELECT number FROM alerts WHERE id = ?2))",
             params![subscriber, alert_id, waiting],
         )?)
+    }
+
+    /// Gives up dead letters for good: nobody is told of those alerts any more. Returns how many.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn discard(&self, subscriber: Option<&str>) -> Result<usize> {
+        let discard = "DELETE FROM deliveries WHERE dead = 1 AND (?1 IS NULL OR subscriber = ?1)";
+        Ok(self.durably()?.execute(discard, params![subscriber])?)
     }
 
     /// Forgets alerts stored before `before_ms` that nobody waits for. Returns how many.
@@ -643,7 +684,11 @@ mod tests {
         }
         let dead = outbox.dead_letters(None).expect("dead letters");
         assert_eq!((dead.len(), dead[0].attempts, dead[0].last_error.as_str()), (1, ATTEMPTS, "503"));
+        let full = outbox.room(10, 1).expect_err("full").to_string();
+        assert!(full.contains("1 deliveries were given up, of at most 1 (`alerts.max_dead`)"), "{full}");
+        outbox.room(1, 2).expect("room");
         assert_eq!(outbox.resend(Some("desk"), None, false).expect("resends"), 1);
+        assert!(outbox.room(1, 1).is_err(), "it waits again");
         let (due, _) = outbox.due("desk", now, 10).expect("due");
         outbox.record("desk", &[(due[0].clone(), Outcome::Delivered)], now).expect("records");
         let state = outbox.subscribers().expect("subscribers");

@@ -42,6 +42,11 @@ pub enum Failure {
     Busy {
         retry_after: u32,
     },
+    /// Nothing can be taken now, and why; try again after so many seconds.
+    Unavailable {
+        why: String,
+        retry_after: u32,
+    },
     NotFound(String),
     Conflict(String),
     Wrong(String),

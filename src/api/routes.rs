@@ -124,6 +124,11 @@ impl IntoResponse for Failure {
                 response.headers_mut().insert(header::RETRY_AFTER, retry_after.into());
                 response
             }
+            Self::Unavailable { why, retry_after } => {
+                let mut response = error(StatusCode::SERVICE_UNAVAILABLE, why);
+                response.headers_mut().insert(header::RETRY_AFTER, retry_after.into());
+                response
+            }
             Self::NotFound(what) => error(StatusCode::NOT_FOUND, what),
             Self::Conflict(what) => error(StatusCode::CONFLICT, what),
             Self::Wrong(what) => error(StatusCode::UNPROCESSABLE_ENTITY, what),
@@ -175,7 +180,8 @@ fn body_of(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<(
     responses(
         (status = 200, description = "at least one record was taken", body = Accepted),
         (status = 422, description = "no record was taken", body = Accepted),
-        (status = 429, description = "too much is waiting", body = ErrorBody)))]
+        (status = 429, description = "too much is waiting", body = ErrorBody),
+        (status = 503, description = "nothing can be taken now, as /readyz says", body = ErrorBody)))]
 pub(super) async fn transactions(
     State(backend): Service,
     headers: HeaderMap,
@@ -203,7 +209,8 @@ fn status_of(results: &[RecordResult]) -> StatusCode {
     responses(
         (status = 200, description = "the decision of a single object, or one result a record", body = DecisionAnswer),
         (status = 422, description = "no record was taken", body = Decisions),
-        (status = 429, description = "too much is waiting", body = ErrorBody)))]
+        (status = 429, description = "too much is waiting", body = ErrorBody),
+        (status = 503, description = "nothing can be taken now, as /readyz says", body = ErrorBody)))]
 pub(super) async fn decisions(
     State(backend): Service,
     headers: HeaderMap,
@@ -266,7 +273,8 @@ pub(super) async fn entity(
 #[utoipa::path(post, path = "/v1/labels", tag = "labels",
     request_body(content = String, description = "{\"transaction_id\": \"t1\", \"fraud\": true}, an array of such, or NDJSON"),
     responses((status = 200, body = Labelled), (status = 422, description = "no label was taken", body = Labelled),
-        (status = 429, description = "too much is waiting", body = ErrorBody)))]
+        (status = 429, description = "too much is waiting", body = ErrorBody),
+        (status = 503, description = "nothing can be taken now, as /readyz says", body = ErrorBody)))]
 pub(super) async fn labels(
     State(backend): Service,
     headers: HeaderMap,

@@ -47,6 +47,9 @@ pub enum RecordStatus {
     Duplicate,
     /// No transaction; it is in the quarantine.
     Refused,
+    /// It could not be taken: rules that look at it alone gave a verdict, and nothing is remembered of it. Only with
+    /// `overload = "rules_only"`.
+    Degraded,
 }
 
 /// What became of a body of records.
@@ -63,7 +66,12 @@ pub struct Accepted {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Decision {
     pub transaction_id: String,
-    pub position: Position,
+    /// Missing where `degraded`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
+    /// The verdict of rules that look at the transaction alone, which could not be taken.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub degraded: bool,
     /// RFC 3339, UTC.
     pub event_time: String,
     /// `allow`, `review` or `block`.

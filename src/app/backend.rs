@@ -1,5 +1,6 @@
 //! What the API needs of the service: turns its words into the engine's and back.
 
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::TrySendError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,14 +20,16 @@ use crate::api::types::{
 };
 use crate::api::{Backend, BodyKind, Failure, RequestTimes};
 use crate::clock;
+use crate::config::Overload;
 use crate::engine::{Engine, Fate};
 use crate::features::KeyedHasher;
-use crate::pipeline::ports::Records;
+use crate::pipeline::ports::{Decode, Records};
 use crate::pipeline::processor::Intake;
 use crate::pipeline::service::{Inbox, Message, RecordReply, Shared};
 use crate::sources::decode::body::{Body, split, split_csv};
-use crate::sources::decode::{CsvReader, Mapping};
+use crate::sources::decode::{CsvReader, JsonDecoder, Mapping};
 use crate::telemetry::{EngineSnapshot, Snapshot, SubscriberSnapshot};
+use crate::transaction::{Schema, TransactionBatch};
 
 /// Bytes of bodies that wait to be decided, at most; beyond it senders are told to come again.
 const WAITING_BYTES: usize = 64 << 20;
@@ -38,6 +41,7 @@ pub struct Service {
     pub deliverer: Arc<Deliverer>,
     pub explainer: Arc<Explainer>,
     pub mapping: Arc<Mapping>,
+    pub schema: Arc<Schema>,
     pub hasher: KeyedHasher,
     pub live: broadcast::Sender<StreamedAlert>,
     pub stopping: watch::Receiver<bool>,
@@ -46,6 +50,9 @@ pub struct Service {
     pub allow_private: bool,
     pub journal_bytes: Box<dyn Fn() -> u64 + Send + Sync>,
     pub waiting: Arc<Semaphore>,
+    pub overload: Overload,
+    /// Bodies that are given degraded verdicts at a time.
+    pub degrading: Arc<Semaphore>,
     pub times: RequestTimes,
 }
 
@@ -55,7 +62,75 @@ pub fn waiting() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(WAITING_BYTES))
 }
 
+/// The permits of a [`Service`] for degraded verdicts: they must not take the machine from the engine.
+#[must_use]
+pub fn degrading() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(2))
+}
+
+type Replies = oneshot::Receiver<Vec<RecordReply>>;
+
 impl Service {
+    /// Why nothing can be taken now, if so.
+    fn open(&self) -> Result<(), Failure> {
+        self.trouble().map_or(Ok(()), |why| Err(Failure::Unavailable { why, retry_after: 2 }))
+    }
+
+    /// Hands records to the engine; gives them back where it does not take them.
+    #[expect(clippy::result_large_err, reason = "the records come back to whoever hands them over")]
+    fn hand_over(&self, mut records: Records, bytes: usize) -> Result<Replies, (Failure, Records)> {
+        let room = match self.open().and_then(|()| self.room(bytes)) {
+            Ok(room) => room,
+            Err(failure) => return Err((failure, records)),
+        };
+        records.partition = HTTP_PARTITION;
+        let (answer, answered) = oneshot::channel();
+        let reply = Box::new(move |replies: Vec<RecordReply>| {
+            drop(room);
+            // An error means that the sender has hung up; its records are decided all the same.
+            let _ = answer.send(replies);
+        });
+        let intake = Intake { records, keep: true };
+        let message = Message::Records { intake, assign: true, reply: Some(reply) };
+        match self.inbox.try_send(message) {
+            Ok(()) => Ok(answered),
+            Err(TrySendError::Full(Message::Records { intake, .. })) => {
+                Err((Failure::Busy { retry_after: 1 }, intake.records))
+            }
+            Err(_) => Err((Failure::Internal("Caddis is stopping".into()), Records::default())),
+        }
+    }
+
+    /// Verdicts by rules alone, for records that the engine did not take.
+    fn degraded(&self, records: Records, failure: Failure) -> BoxFuture<'static, Result<Vec<RecordResult>, Failure>> {
+        let Ok(permit) = Arc::clone(&self.degrading).try_acquire_owned() else {
+            return Box::pin(std::future::ready(Err(failure)));
+        };
+        let (explainer, shared) = (Arc::clone(&self.explainer), Arc::clone(&self.shared));
+        let (mut decoder, schema) = (JsonDecoder::new(Arc::clone(&self.mapping)), Arc::clone(&self.schema));
+        let work = move || {
+            let _permit = permit;
+            let mut batch = TransactionBatch::new(schema);
+            let judge = |index: usize| {
+                batch.clear();
+                let decoded = match records.records.get(index) {
+                    Some(Err(why)) => Err(why.clone()),
+                    _ => decoder.decode(records.record(index), &mut batch),
+                };
+                let (status, error, decision) = match decoded {
+                    Ok(()) => (RecordStatus::Degraded, None, Some(explainer.degraded(batch.get(0)))),
+                    Err(why) => (RecordStatus::Refused, Some(refusal(why)), None),
+                };
+                shared.status.degraded.fetch_add(u64::from(decision.is_some()), Ordering::Relaxed);
+                RecordResult { position: None, status, error, decision }
+            };
+            (0..records.len()).map(judge).collect()
+        };
+        Box::pin(async move {
+            tokio::task::spawn_blocking(work).await.map_err(|error| Failure::Internal(error.to_string()))
+        })
+    }
+
     fn send(&self, message: Message) -> Result<(), Failure> {
         self.inbox.try_send(message).map_err(|error| match error {
             TrySendError::Full(_) => Failure::Busy { retry_after: 1 },
@@ -104,7 +179,7 @@ fn failure(error: OutboxError) -> Failure {
         OutboxError::NoSubscriber(_) => Failure::NotFound(said),
         OutboxError::Taken(_) | OutboxError::Configured(_) => Failure::Conflict(said),
         OutboxError::Subscriber(_) => Failure::Wrong(said),
-        OutboxError::Sqlite(_) | OutboxError::Newer(_) => {
+        OutboxError::Sqlite(_) | OutboxError::Newer(_) | OutboxError::Full { .. } => {
             tracing::error!(error = said, "the outbox failed a request");
             Failure::Internal("the outbox failed; the log has more".into())
         }
@@ -191,33 +266,32 @@ impl Backend for Service {
         kind: BodyKind,
         explain: bool,
     ) -> BoxFuture<'static, Result<Vec<RecordResult>, Failure>> {
-        let submit = || {
-            let room = self.room(body.len())?;
-            let mut records = cut(body, kind, &self.mapping)?;
+        let bytes = body.len();
+        let handed = cut(body, kind, &self.mapping).and_then(|records| {
             if records.is_empty() {
                 return Err(Failure::Wrong("the body holds no record".into()));
             }
-            records.partition = HTTP_PARTITION;
-            let (answer, answered) = oneshot::channel();
-            let reply = Box::new(move |replies: Vec<RecordReply>| {
-                drop(room);
-                // An error means that the sender has hung up; its records are decided all the same.
-                let _ = answer.send(replies);
-            });
-            let intake = Intake { records, keep: true };
-            self.send(Message::Records { intake, assign: true, reply: Some(reply) })?;
-            Ok(answered)
+            Ok(self.hand_over(records, bytes))
+        });
+        let answered = match handed {
+            Ok(Ok(answered)) => answered,
+            Ok(Err((failure @ (Failure::Busy { .. } | Failure::Unavailable { .. }), records)))
+                if explain && self.overload == Overload::RulesOnly =>
+            {
+                return self.degraded(records, failure);
+            }
+            Ok(Err((failure, _))) | Err(failure) => return Box::pin(std::future::ready(Err(failure))),
         };
-        let submitted = submit();
         let explainer = explain.then(|| Arc::clone(&self.explainer));
         Box::pin(async move {
-            let replies = submitted?.await.map_err(stopped)?;
+            let replies = answered.await.map_err(stopped)?;
             Ok(replies.into_iter().map(|reply| result(reply, explainer.as_deref())).collect())
         })
     }
 
     fn label(&self, body: Vec<u8>, kind: BodyKind) -> BoxFuture<'static, Result<Vec<LabelResult>, Failure>> {
         let submit = || {
+            self.open()?;
             let room = self.room(body.len())?;
             if kind == BodyKind::Csv {
                 return Err(Failure::Wrong("labels are sent as JSON or NDJSON".into()));
@@ -391,6 +465,7 @@ impl Backend for Service {
             quarantined: status.quarantined.load(Relaxed),
             quarantine_failures: status.quarantine_failures.load(Relaxed),
             labels: status.labels.load(Relaxed),
+            degraded: status.degraded.load(Relaxed),
             decision_seconds: self.times.readings(),
             batch_seconds: status.batch_seconds.reading(),
             batch_size: status.batch_size.reading(),

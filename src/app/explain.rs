@@ -12,7 +12,7 @@ use crate::engine::Brain;
 use crate::pipeline::recent::{Basis, Recent};
 use crate::pipeline::service::Candidate;
 use crate::policy::Verdict;
-use crate::transaction::{Currency, EventTime, money};
+use crate::transaction::{Currency, EventTime, TransactionRef, money};
 
 /// Puts decisions into words.
 #[derive(Clone)]
@@ -64,7 +64,8 @@ impl Explainer {
         let record = self.record(recent.decided_by);
         Decision {
             transaction_id,
-            position: position(recent.position),
+            position: Some(position(recent.position)),
+            degraded: false,
             event_time: rfc3339(recent.event_time),
             verdict: recent.decision.verdict.name().to_owned(),
             score: known(recent.decision.score),
@@ -72,6 +73,24 @@ impl Explainer {
             rules: self.rules(recent.decided_by, recent.decision.rules),
             model: record.and_then(model),
             policy: record.map(|record| record.policy.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// A verdict for the API by what stands in the transaction alone.
+    #[must_use]
+    pub fn degraded(&self, transaction: TransactionRef<'_>) -> Decision {
+        let judgement = self.brain.policy.judge_alone(transaction);
+        Decision {
+            transaction_id: transaction.id().to_owned(),
+            position: None,
+            degraded: true,
+            event_time: rfc3339(transaction.event_time()),
+            verdict: judgement.verdict.name().to_owned(),
+            score: None,
+            reasons: Vec::new(),
+            rules: self.rules(self.decided_by, judgement.rules),
+            model: None,
+            policy: self.brain.policy.fingerprint().to_owned(),
         }
     }
 

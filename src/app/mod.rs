@@ -10,9 +10,9 @@ mod sources;
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -29,15 +29,15 @@ use crate::api::{self, Keys, Limits, RequestTimes};
 use crate::clock;
 use crate::config::DurabilityMode;
 use crate::engine::Engine;
-use crate::pipeline::ports::{Log, NoLog, NoQuarantine, Quarantine};
+use crate::pipeline::ports::{Log, NoLog};
 use crate::pipeline::processor::Processor;
 use crate::pipeline::recent::RecentDecisions;
 use crate::pipeline::recovery::{Recovered, Recovery, RecoveryError};
 use crate::pipeline::service::{Durability, Flusher, Inbox, Loop, Message, Shared};
 use crate::pipeline::status::Status;
 use crate::sources::decode::JsonDecoder;
-use crate::store::journal::{Journal, JournalError};
-use crate::store::quarantine::QuarantineFile;
+use crate::store::journal::{self, Journal, JournalError, JournalLimits};
+use crate::store::quarantine::{self, QuarantineFile};
 use projector::{Projector, ToProjector};
 use sources::{RereadFiles, Switch};
 
@@ -84,7 +84,8 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
     let config = &setup.config;
     let folder = &config.data;
     std::fs::create_dir_all(folder).with_context(|| format!("data folder {}", folder.display()))?;
-    let journal = Journal::open(&folder.join("journal"))?;
+    let limits = JournalLimits { max_bytes: config.durability.max_journal, ..JournalLimits::default() };
+    let journal = Journal::open(folder, limits)?;
     let key = data::key(folder)?;
     let decided_by = decided_by(&setup.brain);
     let brains = data::brains(folder, decided_by, &setup.brain)?;
@@ -108,6 +109,7 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
         base: config.base_currency,
         reasons: config.alerts.reasons,
     };
+    let switch = Switch::default();
     let outbox_trouble: Arc<Mutex<Option<String>>> = Arc::default();
     let projector = Projector {
         outbox: Arc::clone(&outbox),
@@ -115,6 +117,8 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
         deliverer: Arc::clone(&deliverer),
         live: live.clone(),
         trouble: Arc::clone(&outbox_trouble),
+        most: (config.alerts.max_waiting, config.alerts.max_dead),
+        stop: Arc::clone(&switch.stop),
     };
     let engine = Engine::new(setup.brain.clone(), setup.engine_settings(key));
     let hasher = engine.hasher().clone();
@@ -122,13 +126,17 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
     let mut processor =
         Processor::new(engine, &decoder, Arc::clone(&setup.schema), Box::new(NoLog::default()), decided_by);
     let reread = RereadFiles::new(&config.sources, &partitions, &setup.mapping);
-    let (recent, recovered) =
-        recover(&mut processor, &journal, &projector, reread, config.engine.recent_decisions, &mut progress)?;
-    let (bytes_of, entries) = (folder.join("journal"), journal.next_sequence());
+    let quarantine = QuarantineFile::open(&folder.join(quarantine::FOLDER), config.quarantine.max_bytes);
+    let shared = Shared {
+        recent: RecentDecisions::new(config.engine.recent_decisions),
+        quarantine: Mutex::new(Box::new(quarantine.context("the quarantine")?)),
+        status: Status::default(),
+    };
+    let recovered = recover(&mut processor, &journal, &projector, reread, &shared, &mut progress)?;
+    let (bytes_of, entries) = (folder.join(journal::FOLDER), journal.next_sequence());
     processor.commit_to(Box::new(journal));
-    let quarantine = QuarantineFile::open(&folder.join("quarantine")).context("the quarantine")?;
-    let quarantine: Box<dyn Quarantine> = Box::new(quarantine);
-    let shared = Arc::new(Shared { recent, quarantine: Mutex::new(quarantine), status: Status::default() });
+    // What recovery counted was counted before the restart.
+    let shared = Arc::new(Shared { status: Status::default(), ..shared });
     shared.status.journalled(entries);
 
     let opened = sources::open(&config.sources, &partitions, &recovered, &setup.mapping)?;
@@ -152,14 +160,13 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
         max_batch: config.engine.max_batch,
         next_offsets: sources::next_offsets(&recovered),
         now_ms: clock::now_ms,
+        wait: waiting_unless(Arc::clone(&switch.stop)),
     };
-    let flusher =
-        Flusher { inbox: to_flusher, durability, notify: Box::new(ToProjector(alerts)), shared: Arc::clone(&shared) };
+    let flusher = Flusher::new(to_flusher, durability, Box::new(ToProjector(alerts)), Arc::clone(&shared));
     let thread = |name: &str| Builder::new().name(format!("caddis-{name}"));
     let engine = thread("engine").spawn(move || engine.run())?;
     let flusher = thread("flusher").spawn(move || flusher.run())?;
     let projector = thread("alerts").spawn(move || projector.run(&to_projector))?;
-    let switch = Switch::default();
     switch.running.store(opened.len(), Ordering::Release);
     let mut threads = Vec::new();
     for (name, source) in opened {
@@ -177,6 +184,7 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
         deliverer: Arc::clone(&deliverer),
         explainer: Arc::clone(&explainer),
         mapping: Arc::clone(&setup.mapping),
+        schema: Arc::clone(&setup.schema),
         hasher,
         live: live.clone(),
         stopping: stopped.clone(),
@@ -184,6 +192,8 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
         allow_private: config.alerts.allow_private,
         journal_bytes: Box::new(move || folder_bytes(&bytes_of)),
         waiting: backend::waiting(),
+        overload: config.http.overload,
+        degrading: backend::degrading(),
         times: RequestTimes::default(),
     };
     let mut keys = Keys::default();
@@ -214,6 +224,14 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
     })
 }
 
+/// Waits before the disk is tried again, but not once all is to stop.
+fn waiting_unless(stop: Arc<AtomicBool>) -> Box<dyn FnMut(Duration) -> bool + Send> {
+    Box::new(move |duration| {
+        std::thread::sleep(duration);
+        !stop.load(Ordering::Acquire)
+    })
+}
+
 fn open_outbox(folder: &Path) -> anyhow::Result<Outbox> {
     let path = folder.join("outbox.db");
     let outbox = Outbox::open(&path).with_context(|| path.display().to_string())?;
@@ -230,9 +248,9 @@ fn recover(
     journal: &Journal,
     projector: &Projector,
     mut reread: RereadFiles,
-    recent: usize,
+    shared: &Shared,
     progress: &mut impl FnMut(u64, u64),
-) -> anyhow::Result<(RecentDecisions, Recovered)> {
+) -> anyhow::Result<Recovered> {
     let alerts_from = projector.outbox.cursor()?;
     let entries = journal.next_sequence();
     anyhow::ensure!(
@@ -244,13 +262,14 @@ fn recover(
         tracing::warn!(bytes = journal.torn(), "cut an unfinished entry from the journal's end");
     }
     let started = clock::Stopwatch::start();
-    let shared = Shared {
-        recent: RecentDecisions::new(recent),
-        quarantine: Mutex::new(Box::new(NoQuarantine)),
-        status: Status::default(),
+    let mut recovery = Recovery {
+        processor,
+        shared,
+        reread: &mut reread,
+        alerts_from,
+        refused_from: journal.unsure_from(),
+        recovered: Recovered::default(),
     };
-    let mut recovery =
-        Recovery { processor, shared: &shared, reread: &mut reread, alerts_from, recovered: Recovered::default() };
     journal.replay(0, |sequence, payload| -> Result<(), ReplayError> {
         recovery.entry(sequence, payload)?;
         if recovery.recovered.candidates.len() >= 1_024 {
@@ -261,6 +280,8 @@ fn recover(
         Ok(())
     })?;
     let recovered = recovery.recovered;
+    let quarantine = shared.quarantine.lock().unwrap_or_else(PoisonError::into_inner).flusher();
+    quarantine.flush().and_then(|()| journal.settle()).context("the disk failed to flush")?;
     if !recovered.candidates.is_empty() {
         projector.store(&recovered.candidates, entries)?;
     }
@@ -280,7 +301,7 @@ fn recover(
             "decided otherwise than recorded: the mapping, rates or stream settings were changed since; the recorded decisions stand"
         );
     }
-    Ok((shared.recent, recovered))
+    Ok(recovered)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -388,7 +409,9 @@ impl Running {
             tracing::warn!("a subscriber did not answer in time; its delivery is made again at the next start");
         }
         self.runtime.shutdown_timeout(Duration::from_secs(1));
-        flushed.context("the journal failed to flush: what was decided since the last flush may be lost")?;
+        flushed
+            .and_then(|()| processor.log().settle())
+            .context("the journal failed to flush: what was decided since the last flush may be lost")?;
         served.context("the HTTP server")?.context("the HTTP server")?;
         Ok(processor)
     }

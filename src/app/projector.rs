@@ -1,6 +1,7 @@
 //! The projector thread: works out the reasons of alerts and puts them into the outbox, so that neither the
 //! engine nor the flusher waits for it, unless it falls far behind.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex};
 
@@ -30,6 +31,10 @@ pub struct Projector {
     pub live: broadcast::Sender<StreamedAlert>,
     /// Why alerts cannot be stored now, for `/readyz`.
     pub trouble: Arc<Mutex<Option<String>>>,
+    /// Deliveries that may wait, and those that may have been given up.
+    pub most: (u64, u64),
+    /// All is to stop.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// Entries whose alerts are put in together, at most.
@@ -52,7 +57,11 @@ impl Projector {
             last = cursor;
             quiet += 1;
             if !candidates.is_empty() || quiet >= TOGETHER {
-                self.store_until_done(&candidates, cursor);
+                if !self.store_until_done(&candidates, cursor) {
+                    // They are made again from the journal at the next start, from the outbox's own cursor on.
+                    while inbox.recv().is_ok() {}
+                    return;
+                }
                 (quiet, stored_to) = (0, cursor);
             }
         }
@@ -61,8 +70,14 @@ impl Projector {
         }
     }
 
-    fn store_until_done(&self, candidates: &[Candidate], cursor: u64) {
-        while let Err(error) = self.store(candidates, cursor) {
+    /// `false` when it was given up, since all is to stop.
+    fn store_until_done(&self, candidates: &[Candidate], cursor: u64) -> bool {
+        let (max_waiting, max_dead) = self.most;
+        let room = || if candidates.is_empty() { Ok(()) } else { self.outbox.room(max_waiting, max_dead) };
+        while let Err(error) = room().and_then(|()| self.store(candidates, cursor)) {
+            if self.stop.load(Ordering::Acquire) {
+                return false;
+            }
             let mut trouble = self.trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             if trouble.is_none() {
                 tracing::error!(%error, "alerts cannot be stored: paused until they can");
@@ -71,7 +86,11 @@ impl Projector {
             drop(trouble);
             std::thread::sleep(std::time::Duration::from_millis(500));
         }
-        *self.trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        let trouble = self.trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if trouble.is_some() {
+            tracing::info!("alerts can be stored again: going on");
+        }
+        true
     }
 
     /// Stores the alerts of candidates and moves the cursor.

@@ -66,6 +66,13 @@ enum What {
         #[arg(long)]
         waiting: bool,
     },
+    /// Give up dead letters for good.
+    Discard {
+        #[command(flatten)]
+        place: Where,
+        #[arg(long)]
+        subscriber: Option<String>,
+    },
     /// Print a fresh webhook secret.
     NewSecret,
 }
@@ -159,6 +166,16 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Ended> {
                 print_json(&serde_json::json!({ "to_be_sent": count }))?;
             } else {
                 say(format_args!("{count} deliveries are to be made again"));
+            }
+        }
+        What::Discard { place, subscriber } => {
+            let outbox = place.outbox()?;
+            known(&outbox, subscriber.as_deref())?;
+            let count = outbox.discard(subscriber.as_deref())?;
+            if place.json {
+                print_json(&serde_json::json!({ "discarded": count }))?;
+            } else {
+                say(format_args!("{count} dead letters were given up for good"));
             }
         }
         What::NewSecret => say(new_secret().map_err(|failure| anyhow::anyhow!("{failure:?}"))?),

@@ -41,6 +41,7 @@ pub struct Config {
     pub policy: Option<PathBuf>,
     pub model: ModelConfig,
     pub durability: DurabilityConfig,
+    pub quarantine: QuarantineConfig,
     pub http: HttpConfig,
     pub sources: Vec<SourceConfig>,
     pub alerts: AlertsConfig,
@@ -86,11 +87,30 @@ pub enum DurabilityMode {
 pub struct DurabilityConfig {
     pub mode: DurabilityMode,
     pub interval: Duration,
+    /// Bytes the journal may come to; when it does, nothing is taken any more.
+    pub max_journal: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct QuarantineConfig {
+    /// Bytes of refused records that wait for somebody to deal with them; when they come to it, nothing is taken
+    /// any more.
+    pub max_bytes: u64,
+}
+
+/// What becomes of a payment whose sender waits for the verdict when it cannot be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overload {
+    /// It is refused: the sender is told when to come again.
+    Refuse,
+    /// The rules that look at the payment alone give a verdict, marked as degraded; nothing is remembered of it.
+    RulesOnly,
 }
 
 #[derive(Debug, Clone)]
 pub struct HttpConfig {
     pub listen: SocketAddr,
+    pub overload: Overload,
     pub max_body: usize,
     pub max_connections: usize,
     pub request_timeout: Duration,
@@ -124,6 +144,10 @@ pub struct AlertsConfig {
     pub reasons: usize,
     /// Alerts delivered long ago are forgotten after this.
     pub keep: Duration,
+    /// Deliveries that wait, over all subscribers, and those that were given up: when there are so many, nothing is
+    /// taken any more.
+    pub max_waiting: u64,
+    pub max_dead: u64,
     /// Whether subscribers added over HTTP may live at private addresses.
     pub allow_private: bool,
 }
@@ -295,7 +319,11 @@ fn read(
     let durability = DurabilityConfig {
         mode: reader.choice(&mut section, "mode", &modes).unwrap_or(DurabilityMode::Flush),
         interval: milliseconds(reader.duration(&mut section, "interval").unwrap_or(100)),
+        max_journal: reader.size(&mut section, "max_journal", 1 << 12, u64::MAX).unwrap_or(u64::MAX),
     };
+    reader.end(&section);
+    let mut section = reader.section(top, "quarantine");
+    let quarantine = QuarantineConfig { max_bytes: reader.size(&mut section, "max_bytes", 1 << 10, u64::MAX).unwrap_or(1 << 30) };
     reader.end(&section);
     let http = http(reader, top, look_up);
     let sources = sources(reader, top);
@@ -303,6 +331,8 @@ fn read(
     let alerts = AlertsConfig {
         reasons: as_usize(reader.number(&mut section, "reasons", 0, 20).unwrap_or(5)),
         keep: milliseconds(reader.duration(&mut section, "keep").unwrap_or(90 * 24 * 60 * MINUTE)),
+        max_waiting: reader.number(&mut section, "max_waiting", 1, u64::MAX >> 1).unwrap_or(1_000_000),
+        max_dead: reader.number(&mut section, "max_dead", 1, u64::MAX >> 1).unwrap_or(100_000),
         allow_private: reader.flag(&mut section, "allow_private").unwrap_or(false),
     };
     reader.end(&section);
@@ -329,6 +359,7 @@ fn read(
         policy,
         model,
         durability,
+        quarantine,
         http,
         sources,
         alerts,
@@ -389,6 +420,8 @@ fn http(reader: &mut Reader<'_>, top: &mut Section<'_>, look_up: &dyn Fn(&str) -
     let mut section = reader.section(top, "http");
     let address = |text: &str| text.parse().map_err(|_| "an address and port such as \"127.0.0.1:8080\"".to_owned());
     let listen = reader.parsed(&mut section, "listen", address).map(|found| found.value);
+    let words = [("refuse", Overload::Refuse), ("rules_only", Overload::RulesOnly)];
+    let overload = reader.choice(&mut section, "overload", &words).unwrap_or(Overload::Refuse);
     let max_body = as_usize(reader.size(&mut section, "max_body", 1 << 10, 128 << 20).unwrap_or(8 << 20));
     let max_connections = as_usize(reader.number(&mut section, "max_connections", 1, 100_000).unwrap_or(1_024));
     let request_timeout = milliseconds(reader.duration(&mut section, "request_timeout").unwrap_or(30_000));
@@ -411,7 +444,7 @@ fn http(reader: &mut Reader<'_>, top: &mut Section<'_>, look_up: &dyn Fn(&str) -
     }
     reader.end(&section);
     let listen = listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
-    HttpConfig { listen, max_body, max_connections, request_timeout, keys }
+    HttpConfig { listen, overload, max_body, max_connections, request_timeout, keys }
 }
 
 fn sources(reader: &mut Reader<'_>, top: &mut Section<'_>) -> Vec<SourceConfig> {

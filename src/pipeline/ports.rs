@@ -19,6 +19,20 @@ pub trait Log: Send {
 
     /// Makes durable, from any thread, what was appended before this call.
     fn flusher(&self) -> Box<dyn Flush>;
+
+    /// Whether a flush failed: what was written since the one before cannot be trusted, and nothing more is
+    /// taken. The log must be opened anew.
+    fn failed(&self) -> bool {
+        false
+    }
+
+    /// Makes everything durable before a clean stop.
+    ///
+    /// # Errors
+    /// The disk refused.
+    fn settle(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 pub trait Flush: Send {
@@ -149,15 +163,17 @@ pub trait Decode: Send {
 pub trait Quarantine: Send {
     /// Keeps a refused record. `arrival` is when it came in, milliseconds since 1970.
     ///
+    /// Of two records kept at the same position the later counts.
+    ///
     /// # Errors
-    /// It could not be kept.
+    /// It could not be kept: the disk is full, or its own limit is met.
     fn keep(&mut self, arrival: EventTime, position: Position, refusal: &Refusal, record: &[u8]) -> io::Result<()>;
 
     /// Makes durable, from any thread, what was kept before this call.
     fn flusher(&self) -> Box<dyn Flush>;
 }
 
-/// A quarantine that keeps nothing: for recovery, whose refused records are in the real one already.
+/// A quarantine that keeps nothing.
 #[derive(Debug, Default)]
 pub struct NoQuarantine;
 

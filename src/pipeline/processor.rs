@@ -103,6 +103,13 @@ impl Processor {
     /// # Errors
     /// The log did not take the entry. State has moved on: call [`append`](Self::append) until it does.
     pub fn process(&mut self, intakes: &[Intake], arrival: EventTime) -> io::Result<u64> {
+        self.prepare(intakes, arrival);
+        self.append()
+    }
+
+    /// Decides all records of `intakes`, in order, and makes their entry, which [`append`](Self::append) puts
+    /// into the log.
+    pub fn prepare(&mut self, intakes: &[Intake], arrival: EventTime) {
         self.decide(intakes, arrival);
         self.writer.begin(EntryHead { decided_by: self.decided_by, arrival });
         let mut outcomes = self.outcomes.iter();
@@ -124,26 +131,17 @@ impl Processor {
             self.writer.section(SectionKind::Transactions, records, &self.decisions, kept);
         }
         self.unwritten = true;
-        self.append()
     }
 
-    /// Applies labels, in order, and appends their entry. Returns its number and, for each label, whether
-    /// its transaction is known to the features.
-    ///
-    /// # Errors
-    /// As [`process`](Self::process).
-    pub fn process_labels(
-        &mut self,
-        intake: &Intake,
-        labels: &[Label],
-        arrival: EventTime,
-    ) -> (io::Result<u64>, Vec<bool>) {
+    /// Applies labels, in order, and makes their entry, which [`append`](Self::append) puts into the log. Says for
+    /// each label whether its transaction is known to the features.
+    pub fn prepare_labels(&mut self, intake: &Intake, labels: &[Label], arrival: EventTime) -> Vec<bool> {
         let known = self.apply_labels(labels);
         self.writer.begin(EntryHead { decided_by: self.decided_by, arrival });
         let mut records = (0..intake.records.len()).map(|index| intake.records.record(index));
         self.writer.section(SectionKind::Labels, &intake.records, &[], Some(&mut records));
         self.unwritten = true;
-        (self.append(), known)
+        known
     }
 
     /// Applies labels without a trace in the log: they are in it already.
@@ -151,10 +149,10 @@ impl Processor {
         labels.iter().map(|label| self.engine.label(&label.transaction_id, label.fraud)).collect()
     }
 
-    /// Appends the entry that the log would not take before; does nothing when there is none.
+    /// Appends the entry that was made last; does nothing when it is in the log already.
     ///
     /// # Errors
-    /// The log still does not take it.
+    /// The log does not take it: call this again until it does, before anything else is decided.
     pub fn append(&mut self) -> io::Result<u64> {
         if !self.unwritten {
             return Ok(self.log.next_sequence().saturating_sub(1));

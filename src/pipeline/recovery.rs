@@ -2,12 +2,13 @@
 //! the log and without telling anybody twice.
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 
-use super::entry::{self, EntryError, Section, SectionKind};
+use super::entry::{self, EntryError, EntryHead, Section, SectionKind};
 use super::label::Label;
 use super::ports::Records;
 use super::processor::{Intake, Processor};
-use super::service::{Candidate, Shared, publish};
+use super::service::{Candidate, Shared, publish, refused};
 use crate::transaction::Position;
 
 /// What keeps the journal from being followed.
@@ -19,8 +20,8 @@ pub enum RecoveryError {
         "entry {sequence}: {count} records of partition {partition} from offset {offset} must be read again from their source: {error}"
     )]
     Reread { sequence: u64, partition: u32, offset: u64, count: u64, error: String },
-    #[error("{0}")]
-    Log(String),
+    #[error("entry {sequence}: the quarantine does not take its refused records: {error}")]
+    Quarantine { sequence: u64, error: std::io::Error },
 }
 
 /// Reads records again that the journal does not keep.
@@ -61,6 +62,9 @@ pub struct Recovery<'a> {
     pub reread: &'a mut dyn Reread,
     /// Alerts of entries before this one are in the outbox already.
     pub alerts_from: u64,
+    /// Refused records of entries from this one on may not be in the quarantine, since the power went before
+    /// they were flushed: those that can be read again are kept once more.
+    pub refused_from: u64,
     pub recovered: Recovered,
 }
 
@@ -102,9 +106,24 @@ impl Recovery<'_> {
         } else {
             self.recovered.by_another_brain += 1;
         }
+        if sequence >= self.refused_from {
+            self.quarantine(sequence, head, &intakes)?;
+        }
         let published = publish(self.processor, sequence, head, &intakes, Vec::new(), self.shared);
         if sequence >= self.alerts_from {
             self.recovered.candidates.extend(published.candidates);
+        }
+        Ok(())
+    }
+
+    fn quarantine(&self, sequence: u64, head: EntryHead, intakes: &[Intake]) -> Result<(), RecoveryError> {
+        let step = self.processor.step(sequence);
+        let mut quarantine = self.shared.quarantine.lock().unwrap_or_else(PoisonError::into_inner);
+        // What the journal kept of a refused record is nothing.
+        for (position, refusal, record) in refused(&step, intakes).filter(|(_, _, record)| !record.is_empty()) {
+            quarantine
+                .keep(head.arrival, position, &refusal, record)
+                .map_err(|error| RecoveryError::Quarantine { sequence, error })?;
         }
         Ok(())
     }

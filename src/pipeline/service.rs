@@ -2,7 +2,11 @@
 //!
 //! Two threads: the *engine* thread runs [`Loop::run`], the *flusher* thread [`Flusher::run`]. The engine
 //! goes on deciding while the flusher waits for the disk, so that one flush serves every batch that came
-//! meanwhile (group commit).
+//! meanwhile (group commit). Both go on in turns, which a test may take one by one on a single thread.
+//!
+//! The order in which a batch becomes known: refused records go to the quarantine, then the entry to the journal,
+//! then both are flushed, then it is answered, then its alerts go to the outbox. What a crash leaves is always
+//! a beginning of that.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, SyncSender, TryRecvError, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +15,7 @@ use std::time::Duration;
 use super::entry::EntryHead;
 use super::label::Label;
 use super::ports::{Flush, Quarantine, Records};
-use super::processor::{Intake, Outcome, Processor};
+use super::processor::{Intake, Outcome, Processor, Step};
 use super::recent::{Basis, Recent, RecentDecisions};
 use super::status::Status;
 use crate::clock::Stopwatch;
@@ -26,7 +30,8 @@ pub enum Durability {
     /// After the write; the disk is flushed at this interval. A killed process loses nothing, a power cut
     /// at most this much. Alerts still wait for the flush.
     Interval(Duration),
-    /// After the write; the operating system flushes when it likes, some 30 s later.
+    /// After the write; the operating system flushes when it likes, some 30 s later. Alerts still wait for a
+    /// flush, which is made for them.
     Os,
 }
 
@@ -137,8 +142,6 @@ pub struct Committed {
 pub struct Published {
     answers: Vec<Box<dyn FnOnce() + Send>>,
     pub candidates: Vec<Candidate>,
-    /// Whether records went to the quarantine.
-    quarantined: bool,
 }
 
 /// The engine thread's part.
@@ -153,78 +156,103 @@ pub struct Loop {
     /// The next offset of each partition whose offsets are given here.
     pub next_offsets: hashbrown::HashMap<u32, u64, foldhash::fast::FixedState>,
     pub now_ms: fn() -> i64,
+    /// Waits a while before the disk is tried again; `false` says that it is no use, since all is to stop.
+    pub wait: Box<dyn FnMut(Duration) -> bool + Send>,
 }
+
+/// Whether a thread goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    Done,
+    /// There will be no further turn.
+    Over,
+}
+
+/// How long to wait before the disk is tried again.
+const RETRY: Duration = Duration::from_millis(250);
 
 impl Loop {
     /// Decides until told to stop, or until nobody can send any more.
     pub fn run(mut self) -> Processor {
-        let mut batch: Vec<(Intake, Option<ReplyTo>)> = Vec::new();
-        'batches: loop {
-            let Ok(mut message) = self.inbox.recv() else { break };
-            let mut taken = 0;
-            loop {
-                self.shared.status.taken();
-                match message {
-                    Message::Records { mut intake, assign, reply } => {
-                        if assign {
-                            let next = self.next_offsets.entry(intake.records.partition).or_default();
-                            intake.records.first_offset = *next;
-                            *next += intake.records.len() as u64;
-                        }
-                        taken += intake.records.len();
-                        batch.push((intake, reply));
-                    }
-                    Message::Labels { mut records, reply } => {
-                        self.decide(&mut batch);
-                        let next = self.next_offsets.entry(records.partition).or_default();
-                        records.first_offset = *next;
-                        *next += records.len() as u64;
-                        self.label(records, reply);
-                    }
-                    Message::Ask(question) => {
-                        self.decide(&mut batch);
-                        question(self.processor.engine());
-                    }
-                    Message::Stop => {
-                        self.decide(&mut batch);
-                        break 'batches;
-                    }
-                }
-                if taken >= self.max_batch {
-                    break;
-                }
-                match self.inbox.try_recv() {
-                    Ok(next) => message = next,
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => {
-                        self.decide(&mut batch);
-                        break 'batches;
-                    }
-                }
-            }
-            self.decide(&mut batch);
-        }
+        while let Ok(message) = self.inbox.recv()
+            && self.turn(message) == Turn::Done
+        {}
         self.processor
     }
 
-    fn decide(&mut self, batch: &mut Vec<(Intake, Option<ReplyTo>)>) {
+    #[must_use]
+    pub fn processor(&self) -> &Processor {
+        &self.processor
+    }
+
+    /// Decides what `message` brings, and what else is waiting by then.
+    pub fn turn(&mut self, mut message: Message) -> Turn {
+        let mut batch: Vec<(Intake, Option<ReplyTo>)> = Vec::new();
+        let mut taken = 0;
+        loop {
+            self.shared.status.taken();
+            match message {
+                Message::Records { mut intake, assign, reply } => {
+                    if assign {
+                        let next = self.next_offsets.entry(intake.records.partition).or_default();
+                        intake.records.first_offset = *next;
+                        *next += intake.records.len() as u64;
+                    }
+                    taken += intake.records.len();
+                    batch.push((intake, reply));
+                }
+                Message::Labels { mut records, reply } => {
+                    if self.decide(&mut batch) == Turn::Over {
+                        return Turn::Over;
+                    }
+                    let next = self.next_offsets.entry(records.partition).or_default();
+                    records.first_offset = *next;
+                    *next += records.len() as u64;
+                    if self.label(records, reply) == Turn::Over {
+                        return Turn::Over;
+                    }
+                }
+                Message::Ask(question) => {
+                    if self.decide(&mut batch) == Turn::Over {
+                        return Turn::Over;
+                    }
+                    question(self.processor.engine());
+                }
+                Message::Stop => {
+                    self.decide(&mut batch);
+                    return Turn::Over;
+                }
+            }
+            if taken >= self.max_batch {
+                break;
+            }
+            match self.inbox.try_recv() {
+                Ok(next) => message = next,
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            }
+        }
+        self.decide(&mut batch)
+    }
+
+    fn decide(&mut self, batch: &mut Vec<(Intake, Option<ReplyTo>)>) -> Turn {
         if batch.is_empty() {
-            return;
+            return Turn::Done;
         }
         let started = Stopwatch::start();
         let (intakes, replies): (Vec<Intake>, Vec<Option<ReplyTo>>) = batch.drain(..).unzip();
         let arrival = (self.now_ms)();
-        let first_try = self.processor.process(&intakes, arrival);
-        let sequence = self.until_appended(first_try);
+        self.processor.prepare(&intakes, arrival);
+        let Some(quarantined) = self.until_kept(&intakes, arrival) else { return Turn::Over };
+        let Some(sequence) = self.until_appended() else { return Turn::Over };
         let head = EntryHead { decided_by: self.processor.decided_by(), arrival };
         let published = publish(&self.processor, sequence, head, &intakes, replies, &self.shared);
         let status = &self.shared.status;
         status.batch_seconds.add_time(started.elapsed());
         status.batch_size.add(intakes.iter().map(|intake| intake.records.len() as u64).sum());
-        self.send(sequence, published);
+        self.send(sequence, published, quarantined)
     }
 
-    fn label(&mut self, records: Records, reply: Option<LabelReplyTo>) {
+    fn label(&mut self, records: Records, reply: Option<LabelReplyTo>) -> Turn {
         let parsed: Vec<Result<Label, Refusal>> = (0..records.len())
             .map(|index| match records.records.get(index) {
                 Some(Err(refusal)) => Err(refusal.clone()),
@@ -233,8 +261,8 @@ impl Loop {
             .collect();
         let labels: Vec<Label> = parsed.iter().flatten().cloned().collect();
         let intake = Intake { records, keep: true };
-        let (first_try, known) = self.processor.process_labels(&intake, &labels, (self.now_ms)());
-        let sequence = self.until_appended(first_try);
+        let known = self.processor.prepare_labels(&intake, &labels, (self.now_ms)());
+        let Some(sequence) = self.until_appended() else { return Turn::Over };
         self.shared.status.labels(labels.len() as u64);
         let mut published = Published::default();
         if let Some(reply) = reply {
@@ -242,39 +270,67 @@ impl Loop {
             let answers = parsed.into_iter().map(|label| label.map(|_| known.next().unwrap_or_default())).collect();
             published.answers.push(Box::new(move || reply(answers)));
         }
-        self.send(sequence, published);
+        self.send(sequence, published, false)
     }
 
-    /// A full disk stops the engine, and so its sources, until there is room again: nothing is dropped.
-    fn until_appended(&mut self, mut appended: std::io::Result<u64>) -> u64 {
+    /// Puts refused records into the quarantine, before their entry is in the journal, which does not keep them
+    /// once more. A full quarantine stops the engine as a full disk does. `None` when it was given up.
+    fn until_kept(&mut self, intakes: &[Intake], arrival: EventTime) -> Option<bool> {
+        let step = self.processor.step(0);
+        let mut refused = refused(&step, intakes).peekable();
+        let any = refused.peek().is_some();
+        for (position, refusal, record) in refused {
+            let mut stalled = false;
+            loop {
+                let kept = lock(&self.shared.quarantine).keep(arrival, position, &refusal, record);
+                let Err(error) = kept else { break };
+                stalled = true;
+                self.shared.status.quarantine_failed(&error);
+                if !(self.wait)(RETRY) {
+                    return None;
+                }
+            }
+            if stalled {
+                self.shared.status.resumed();
+            }
+        }
+        Some(any)
+    }
+
+    /// A full disk stops the engine, and so its sources, until there is room again: nothing is dropped. `None`
+    /// when it was given up: the entry's records were not answered, and count as never sent.
+    fn until_appended(&mut self) -> Option<u64> {
         loop {
-            match appended {
+            match self.processor.append() {
                 Ok(sequence) => {
                     self.shared.status.resumed();
                     self.shared.status.journalled(sequence + 1);
-                    return sequence;
+                    return Some(sequence);
                 }
                 Err(error) => {
-                    self.shared.status.stalled(&error);
-                    std::thread::sleep(Duration::from_millis(250));
-                    appended = self.processor.append();
+                    self.shared.status.stalled("the journal", &error);
+                    if self.processor.log().failed() || !(self.wait)(RETRY) {
+                        return None;
+                    }
                 }
             }
         }
     }
 
-    fn send(&self, sequence: u64, mut published: Published) {
+    fn send(&self, sequence: u64, mut published: Published, quarantined: bool) -> Turn {
         if self.durability != Durability::Flush {
             published.answer();
         }
-        let quarantine = published
-            .quarantined
-            .then(|| self.shared.quarantine.lock().unwrap_or_else(PoisonError::into_inner).flusher());
+        let quarantine = quarantined.then(|| lock(&self.shared.quarantine).flusher());
         let flush = self.processor.log().flusher();
         let committed = Committed { cursor: sequence + 1, flush, quarantine, published };
-        // The flusher ends only after this thread, or with the process: there is nobody to tell.
-        let _ = self.committed.send(committed);
+        // The flusher ends before this thread only when a flush failed.
+        if self.committed.send(committed).is_ok() { Turn::Done } else { Turn::Over }
     }
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Published {
@@ -285,7 +341,33 @@ impl Published {
     }
 }
 
-/// Turns what was decided into answers, alerts, recent decisions and quarantined records.
+/// The records of a batch that were refused, with their positions and why.
+pub fn refused<'a>(step: &Step<'a>, intakes: &'a [Intake]) -> impl Iterator<Item = (Position, Refusal, &'a [u8])> {
+    let batch = step.batch;
+    let mut outcomes = step.outcomes.iter();
+    let mut rows = batch.pieces.iter().flat_map(|piece| piece.transactions.iter());
+    intakes.iter().flat_map(|intake| (0..intake.records.len()).map(move |index| (&intake.records, index))).filter_map(
+        move |(records, index)| {
+            let refusal = match outcomes.next()? {
+                Outcome::Row(row) => {
+                    let transaction = rows.next()?;
+                    let decision = batch.decisions.get(*row as usize)?;
+                    (decision.fate == Fate::Future).then(|| too_far_ahead(transaction.event_time()))?
+                }
+                Outcome::Refused(refusal) => refusal.clone(),
+            };
+            let position = Position { partition: records.partition, offset: records.first_offset + index as u64 };
+            Some((position, refusal, records.record(index)))
+        },
+    )
+}
+
+fn too_far_ahead(event_time: EventTime) -> Refusal {
+    let found = event_time.to_string();
+    Refusal::new("event_time", found.as_bytes(), "at most `max_future` ahead of the time it arrived")
+}
+
+/// Turns what was decided into answers, alerts and recent decisions.
 pub fn publish(
     processor: &Processor,
     sequence: u64,
@@ -315,20 +397,13 @@ pub fn publish(
             };
             let refusal = match (outcome, &decided) {
                 (Outcome::Refused(refusal), _) => Some(refusal.clone()),
-                (_, Some((transaction, _, _, decision))) if decision.fate == Fate::Future => Some(Refusal::new(
-                    "event_time",
-                    transaction.event_time().to_string().as_bytes(),
-                    "at most `max_future` ahead of the time it arrived",
-                )),
+                (_, Some((transaction, _, _, decision))) if decision.fate == Fate::Future => {
+                    Some(too_far_ahead(transaction.event_time()))
+                }
                 _ => None,
             };
             if let Some(refusal) = refusal {
                 shared.status.quarantined(1);
-                published.quarantined = true;
-                let mut quarantine = shared.quarantine.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Err(error) = quarantine.keep(head.arrival, position, &refusal, records.record(index)) {
-                    shared.status.quarantine_failed(&error);
-                }
                 if reply.is_some() {
                     answers.push(RecordReply::Refused { position, refusal });
                 }
@@ -402,49 +477,78 @@ pub struct Flusher {
     pub durability: Durability,
     pub notify: Box<dyn Notify>,
     pub shared: Arc<Shared>,
+    /// Refused records that are not durable yet, also those of turns that did not flush.
+    quarantine: Option<Box<dyn Flush>>,
 }
 
 impl Flusher {
+    #[must_use]
+    pub fn new(
+        inbox: Receiver<Committed>,
+        durability: Durability,
+        notify: Box<dyn Notify>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self { inbox, durability, notify, shared, quarantine: None }
+    }
+
     /// Flushes until the engine thread is gone.
     ///
     /// # Errors
     /// The disk failed to flush: what was written since the last flush may be lost at a power cut, and
     /// trying again would not tell. The process must stop and read the journal again.
     pub fn run(mut self) -> std::io::Result<()> {
-        let mut waiting: Vec<Committed> = Vec::new();
-        loop {
-            match self.inbox.recv() {
-                Ok(committed) => waiting.push(committed),
-                Err(_) => return Ok(()),
-            }
-            if let Durability::Interval(interval) = self.durability {
-                self.gather(interval, &mut waiting);
-            }
-            while let Ok(committed) = self.inbox.try_recv() {
-                waiting.push(committed);
-            }
-            if self.durability != Durability::Os
-                && let Some(last) = waiting.last()
-            {
-                let started = Stopwatch::start();
-                // A segment is flushed when it is closed: the newest flusher covers all before it.
-                if let Some(quarantine) = waiting.iter().rev().find_map(|committed| committed.quarantine.as_ref())
-                    && let Err(error) = quarantine.flush()
-                {
-                    self.shared.status.quarantine_failed(&error);
-                }
-                last.flush.flush().inspect_err(|error| self.shared.status.stalled(error))?;
-                self.shared.status.flush_seconds.add_time(started.elapsed());
-            }
-            let mut candidates = Vec::new();
-            let mut cursor = 0;
-            for mut committed in waiting.drain(..) {
-                committed.published.answer();
-                candidates.append(&mut committed.published.candidates);
-                cursor = committed.cursor;
-            }
+        while let Ok(committed) = self.inbox.recv() {
+            self.turn(committed)?;
+        }
+        Ok(())
+    }
+
+    /// Makes `first` durable, with what else is waiting by then, and tells of it.
+    ///
+    /// # Errors
+    /// See [`run`](Self::run).
+    pub fn turn(&mut self, first: Committed) -> std::io::Result<()> {
+        let mut waiting = vec![first];
+        if let Durability::Interval(interval) = self.durability {
+            self.gather(interval, &mut waiting);
+        }
+        while let Ok(committed) = self.inbox.try_recv() {
+            waiting.push(committed);
+        }
+        // The newest covers all before it.
+        if let Some(newest) = waiting.iter_mut().rev().find_map(|committed| committed.quarantine.take()) {
+            self.quarantine = Some(newest);
+        }
+        // An alert must not tell of what a power cut can take back.
+        let flushes = self.durability != Durability::Os
+            || waiting.iter().any(|committed| !committed.published.candidates.is_empty());
+        if flushes {
+            self.flush(&waiting)?;
+        }
+        let mut candidates = Vec::new();
+        let mut cursor = 0;
+        for mut committed in waiting {
+            committed.published.answer();
+            candidates.append(&mut committed.published.candidates);
+            cursor = committed.cursor;
+        }
+        if flushes {
             self.notify.notify(candidates, cursor);
         }
+        Ok(())
+    }
+
+    fn flush(&mut self, waiting: &[Committed]) -> std::io::Result<()> {
+        let Some(last) = waiting.last() else { return Ok(()) };
+        let started = Stopwatch::start();
+        // The quarantine first, for the journal relies on it.
+        if let Some(quarantine) = self.quarantine.take() {
+            quarantine.flush().inspect_err(|error| self.shared.status.stalled("the quarantine", error))?;
+        }
+        last.flush.flush().inspect_err(|error| self.shared.status.stalled("the journal", error))?;
+        self.shared.status.flush_seconds.add_time(started.elapsed());
+        Ok(())
     }
 
     /// Takes what comes within an interval of the first.

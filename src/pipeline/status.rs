@@ -16,8 +16,11 @@ pub struct Status {
     pub late: AtomicU64,
     pub duplicates: AtomicU64,
     pub quarantined: AtomicU64,
+    /// Tries to keep a refused record that failed; each is tried until it succeeds.
     pub quarantine_failures: AtomicU64,
     pub labels: AtomicU64,
+    /// Verdicts by rules alone, of payments that could not be taken.
+    pub degraded: AtomicU64,
     /// Entries in the journal, also those that are not durable yet.
     pub journal_entries: AtomicU64,
     /// Messages sent to the engine, and those it has taken.
@@ -44,6 +47,7 @@ impl Default for Status {
             quarantined: AtomicU64::default(),
             quarantine_failures: AtomicU64::default(),
             labels: AtomicU64::default(),
+            degraded: AtomicU64::default(),
             journal_entries: AtomicU64::default(),
             sent: AtomicU64::default(),
             taken: AtomicU64::default(),
@@ -105,26 +109,25 @@ impl Status {
         sent.saturating_sub(self.taken.load(Ordering::Relaxed))
     }
 
-    /// The quarantine did not take a record; said once in the log, counted always.
+    /// The quarantine does not take a record.
     pub fn quarantine_failed(&self, error: &std::io::Error) {
-        if self.quarantine_failures.fetch_add(1, Ordering::Relaxed) == 0 {
-            tracing::error!(%error, "the quarantine does not take records: refused records are counted but not kept");
-        }
+        self.quarantine_failures.fetch_add(1, Ordering::Relaxed);
+        self.stalled("the quarantine", error);
     }
 
-    /// The journal does not take entries; said once in the log until it does again.
-    pub fn stalled(&self, error: &std::io::Error) {
+    /// `what` (the journal, the quarantine) cannot be written; said once in the log until it can again.
+    pub fn stalled(&self, what: &str, error: &std::io::Error) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(format!("the journal cannot be written: {error}"));
+            Some(format!("{what} cannot be written: {error}"));
         if !self.stalled.swap(true, Ordering::Relaxed) {
-            tracing::error!(%error, "the journal cannot be written: paused until it can");
+            tracing::error!(%error, "{what} cannot be written: paused until it can");
         }
     }
 
     pub fn resumed(&self) {
         if self.stalled.load(Ordering::Relaxed) && self.stalled.swap(false, Ordering::Relaxed) {
             *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            tracing::info!("the journal can be written again");
+            tracing::info!("it can be written again: going on");
         }
     }
 

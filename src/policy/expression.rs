@@ -87,6 +87,20 @@ pub(super) enum Text {
 }
 
 impl Condition {
+    /// Whether it looks at nothing but the transaction itself: no feature, no score.
+    pub fn stands_alone(&self) -> bool {
+        match self {
+            Self::Always(_) | Self::Texts(..) | Self::TextIn(..) | Self::TextHas(..) | Self::KnownText(_) => true,
+            Self::All(parts) | Self::Any(parts) => parts.iter().all(Self::stands_alone),
+            Self::Not(inner) => inner.stands_alone(),
+            Self::Feature(..) => false,
+            Self::Numbers(left, _, right) => left.stands_alone() && right.stands_alone(),
+            Self::NumberIn(number, _) | Self::KnownNumber(number) => number.stands_alone(),
+            Self::Same(pair, _) => pair.0.stands_alone() && pair.1.stands_alone(),
+            Self::If(parts) => parts.0.stands_alone() && parts.1.stands_alone() && parts.2.stands_alone(),
+        }
+    }
+
     pub fn holds(&self, facts: &Facts<'_>) -> bool {
         match self {
             Self::Always(always) => *always,
@@ -143,6 +157,18 @@ impl Comparison {
 }
 
 impl Number {
+    fn stands_alone(&self) -> bool {
+        match self {
+            Self::Feature(_) | Self::Score => false,
+            Self::Constant(_) | Self::Amount | Self::AmountMinor | Self::EventTime | Self::Field(_) | Self::Size(_) => {
+                true
+            }
+            Self::Hour(time) => time.stands_alone(),
+            Self::Arithmetic(pair, _) => pair.0.stands_alone() && pair.1.stands_alone(),
+            Self::If(parts) => parts.0.stands_alone() && parts.1.stands_alone() && parts.2.stands_alone(),
+        }
+    }
+
     fn value(&self, facts: &Facts<'_>) -> f64 {
         match self {
             Self::Constant(value) => *value,

@@ -235,6 +235,26 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// What the rules make of a transaction alone, without features or score. Rules that ask for either do not
+    /// take part: a missing value would let them match what they were never meant for.
+    #[must_use]
+    pub fn judge_alone(&self, transaction: TransactionRef<'_>) -> Judgement {
+        let facts = expression::Facts { transaction, features: &[], score: f64::NAN, base_scale: self.base_scale };
+        let mut rules = 0;
+        let mut verdicts = Vec::new();
+        for (at, rule) in self.rules.iter().enumerate().filter(|(_, rule)| rule.condition.stands_alone()) {
+            if rule.condition.holds(&facts) {
+                rules |= 1 << at;
+                verdicts.push(rule.verdict);
+            }
+        }
+        let decided = verdicts.iter().copied().find(|verdict| *verdict != Verdict::Review);
+        let raised = if verdicts.is_empty() { Verdict::Allow } else { Verdict::Review };
+        Judgement { verdict: decided.unwrap_or(raised), rules }
+    }
+}
+
 /// Where the text of a TOML string begins, after its quotes.
 fn start_of_text(text: &str, value: &Spanned<String>) -> usize {
     let span = value.span();

@@ -3,3 +3,5 @@
 pub mod journal;
 pub mod quarantine;
 pub mod rows;
+pub mod storage;
+pub mod watermark;

@@ -1,28 +1,41 @@
 //! Refused records on disk, one JSON object a line, to be looked at and fed again.
+//!
+//! `refused.ndjson` has the records, `fed` the ids of those that were dealt with. Once the records come to the
+//! limit, those that were dealt with make room; if that is not enough, no more is taken until somebody deals
+//! with the rest.
 
-use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
+use super::storage::{Folder, ReadFrom, Storage, Stored};
 use crate::pipeline::ports::{Flush, Quarantine};
 use crate::transaction::{EventTime, Position, Refusal};
 
-/// Beyond this many bytes further records are counted but not kept.
-pub const MAX_BYTES: u64 = 1 << 30;
+/// Folder of the quarantine in the data folder.
+pub const FOLDER: &str = "quarantine";
+const RECORDS: &str = "refused.ndjson";
+const HALF: &str = "refused.half";
+const FED: &str = "fed";
 
 /// The quarantine of a data folder, open for adding.
 #[derive(Debug)]
 pub struct QuarantineFile {
-    file: Arc<File>,
+    storage: Arc<dyn Storage>,
+    file: Arc<dyn Stored>,
     length: u64,
     line: Vec<u8>,
     max_bytes: u64,
+    /// Nothing was added since it was opened: a crash may have torn the last line off, whatever it looks like before
+    /// the next power cut, and what follows must not be glued to it.
+    torn: bool,
+    /// How long `fed` was when room was last made.
+    fed: u64,
 }
 
 /// A refused record.
@@ -51,40 +64,62 @@ impl Refused {
         }
     }
 
-    /// What names it in this quarantine.
+    /// What names it in this quarantine. A position alone would not do: where a crash came before its batch was
+    /// committed, another record gets it.
     #[must_use]
     pub fn id(&self) -> String {
-        format!("{}-{}", self.partition, self.offset)
+        format!("{}-{}-{:08x}", self.partition, self.offset, crc32fast::hash(&self.bytes()))
     }
 }
 
 impl QuarantineFile {
-    /// Opens the quarantine in `folder`, which is made when it does not exist.
+    /// Opens the quarantine in `storage`, which takes so many bytes of records.
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn open(folder: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(folder)?;
-        let mut options = OpenOptions::new();
-        options.create(true).append(true).read(true);
-        let mut file = options.open(records_path(folder))?;
-        let mut length = file.metadata()?.len();
-        if length > 0 && !ends_with_newline(&file, length)? {
-            // A crash tore the last line off: what follows must not be glued to it.
-            file.write_all(b"\n")?;
-            length += 1;
-        }
-        Ok(Self { file: Arc::new(file), length, line: Vec::new(), max_bytes: MAX_BYTES })
+    pub fn on(storage: Arc<dyn Storage>, max_bytes: u64) -> io::Result<Self> {
+        let file = match storage.open(RECORDS)? {
+            Some(file) => file,
+            None => storage.create(RECORDS)?,
+        };
+        storage.flush()?;
+        let length = file.length()?;
+        Ok(Self { storage, file, length, line: Vec::new(), max_bytes, torn: length > 0, fed: 0 })
     }
-}
 
-fn ends_with_newline(file: &File, length: u64) -> io::Result<bool> {
-    use std::io::{Read, Seek, SeekFrom};
-    let mut reader = file;
-    reader.seek(SeekFrom::Start(length - 1))?;
-    let mut last = [0];
-    reader.read_exact(&mut last)?;
-    Ok(last == *b"\n")
+    /// Opens the quarantine in a folder, which is made when it does not exist.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn open(folder: &Path, max_bytes: u64) -> io::Result<Self> {
+        Self::on(Arc::new(Folder::open(folder)?), max_bytes)
+    }
+
+    /// Lets go of what was dealt with.
+    fn make_room(&mut self) -> io::Result<()> {
+        let Some(fed) = self.storage.open(FED)? else { return Ok(()) };
+        let length = fed.length()?;
+        if length == self.fed {
+            return Ok(());
+        }
+        let half = self.storage.create(HALF)?;
+        let mut written = 0;
+        for refused in refused_in(&*self.storage)? {
+            self.line.clear();
+            serde_json::to_writer(&mut self.line, &refused)?;
+            self.line.push(b'\n');
+            half.write_at(written, &self.line)?;
+            written += self.line.len() as u64;
+        }
+        half.flush()?;
+        self.storage.rename(HALF, RECORDS)?;
+        self.storage.flush()?;
+        (self.file, self.length, self.torn) = (half, written, false);
+        // Marks that are set meanwhile are lost, and their records listed once more: feeding twice is harmless.
+        fed.truncate(0)?;
+        self.fed = 0;
+        Ok(())
+    }
 }
 
 impl Quarantine for QuarantineFile {
@@ -98,14 +133,29 @@ impl Quarantine for QuarantineFile {
             record: text.map(str::to_owned),
             record_base64: text.is_none().then(|| STANDARD.encode(record)),
         };
-        self.line.clear();
-        serde_json::to_writer(&mut self.line, &refused)?;
-        self.line.push(b'\n');
-        if self.length + self.line.len() as u64 > self.max_bytes {
-            return Err(io::Error::new(io::ErrorKind::StorageFull, format!("it holds {} bytes", self.length)));
+        let mut line = serde_json::to_vec(&refused)?;
+        line.push(b'\n');
+        if self.length + line.len() as u64 >= self.max_bytes {
+            self.make_room()?;
+            if self.length + line.len() as u64 >= self.max_bytes {
+                self.fed = self.storage.open(FED)?.map_or(Ok(0), |fed| fed.length())?;
+                let message = format!(
+                    "it holds {} bytes of {} (`quarantine.max_bytes`): `caddis quarantine feed` or `clear` makes room",
+                    self.length, self.max_bytes
+                );
+                return Err(io::Error::new(io::ErrorKind::StorageFull, message));
+            }
         }
-        (&*self.file).write_all(&self.line)?;
-        self.length += self.line.len() as u64;
+        if self.torn {
+            line.insert(0, b'\n');
+        }
+        if let Err(error) = self.file.write_at(self.length, &line) {
+            // The next try writes over what is there of it.
+            let _ = self.file.truncate(self.length);
+            return Err(error);
+        }
+        self.length += line.len() as u64;
+        self.torn = false;
         Ok(())
     }
 
@@ -114,56 +164,58 @@ impl Quarantine for QuarantineFile {
     }
 }
 
-struct FlushFile(Arc<File>);
+struct FlushFile(Arc<dyn Stored>);
 
 impl Flush for FlushFile {
     fn flush(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.0.flush()
     }
 }
 
-fn records_path(folder: &Path) -> PathBuf {
-    folder.join("refused.ndjson")
+/// The records of a quarantine that were not dealt with, oldest first. Of two at the same position the later
+/// counts: the first one's batch was not committed before a crash.
+///
+/// # Errors
+/// The files cannot be read.
+pub fn refused_in(storage: &dyn Storage) -> io::Result<Vec<Refused>> {
+    let mut fed = String::new();
+    if let Some(file) = storage.open(FED)? {
+        ReadFrom { file, at: 0 }.read_to_string(&mut fed)?;
+    }
+    let fed: BTreeSet<&str> = fed.lines().collect();
+    let Some(file) = storage.open(RECORDS)? else { return Ok(Vec::new()) };
+    let mut places: BTreeMap<(u32, u64), usize> = BTreeMap::new();
+    let mut records: Vec<Option<Refused>> = Vec::new();
+    for line in BufReader::new(ReadFrom { file, at: 0 }).split(b'\n') {
+        // A line torn by a crash is no record.
+        let Ok(refused) = serde_json::from_slice::<Refused>(&line?) else { continue };
+        let position = (refused.partition, refused.offset);
+        if let Some(earlier) = places.insert(position, records.len()).and_then(|at| records.get_mut(at)) {
+            *earlier = None;
+        }
+        records.push(Some(refused));
+    }
+    Ok(records.into_iter().flatten().filter(|refused| !fed.contains(refused.id().as_str())).collect())
 }
 
-fn fed_path(folder: &Path) -> PathBuf {
-    folder.join("fed")
-}
-
-/// The records of a quarantine that were not fed again, oldest first. A record refused twice at the same
-/// position counts once.
+/// [`refused_in`] a folder; none where there is no such folder.
 ///
 /// # Errors
 /// The files cannot be read.
 pub fn refused(folder: &Path) -> io::Result<Vec<Refused>> {
-    let mut done: BTreeSet<String> = match std::fs::read_to_string(fed_path(folder)) {
-        Ok(text) => text.lines().map(str::to_owned).collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeSet::new(),
-        Err(error) => return Err(error),
-    };
-    let file = match File::open(records_path(folder)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut records = Vec::new();
-    for line in BufReader::new(file).split(b'\n') {
-        // A line torn by a crash is no record.
-        if let Ok(refused) = serde_json::from_slice::<Refused>(&line?)
-            && done.insert(refused.id())
-        {
-            records.push(refused);
-        }
+    if !folder.exists() {
+        return Ok(Vec::new());
     }
-    Ok(records)
+    refused_in(&Folder::open(folder)?)
 }
 
-/// Notes that records were fed again: they are listed no more.
+/// Notes that records were dealt with: they are listed no more.
 ///
 /// # Errors
 /// The note cannot be written.
 pub fn mark_fed(folder: &Path, ids: &[String]) -> io::Result<()> {
-    let mut file = OpenOptions::new().create(true).append(true).open(fed_path(folder))?;
+    use std::io::Write;
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(folder.join(FED))?;
     let mut text = ids.join("\n");
     text.push('\n');
     file.write_all(text.as_bytes())?;
@@ -172,42 +224,63 @@ pub fn mark_fed(folder: &Path, ids: &[String]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{QuarantineFile, mark_fed, refused};
+    use super::{QuarantineFile, RECORDS, Refused, mark_fed, refused};
     use crate::pipeline::ports::Quarantine;
     use crate::transaction::{Position, Refusal};
+
+    fn keep(quarantine: &mut QuarantineFile, offset: u64, record: &[u8]) -> std::io::Result<()> {
+        quarantine.keep(5, Position { partition: 1, offset }, &Refusal::new("amount", b"x", "a number"), record)
+    }
+
+    fn bytes(folder: &std::path::Path) -> Vec<Vec<u8>> {
+        refused(folder).expect("lists").iter().map(Refused::bytes).collect()
+    }
 
     #[test]
     fn refused_records_are_kept_listed_and_marked() {
         let folder = tempfile::tempdir().expect("a folder");
         let keep = |offset, record: &[u8]| {
-            let mut quarantine = QuarantineFile::open(folder.path()).expect("opens");
-            let refusal = Refusal::new("amount", b"x", "a number");
-            let position = Position { partition: 1, offset };
-            quarantine.keep(5, position, &refusal, record).expect("keeps");
+            let mut quarantine = QuarantineFile::open(folder.path(), 1 << 20).expect("opens");
+            keep(&mut quarantine, offset, record).expect("keeps");
             quarantine.flusher().flush().expect("flushes");
         };
         keep(0, b"{\"amount\":\"x\"}");
         keep(1, b"\xff\xfe");
         // A torn line is skipped, and the next record is not lost to it.
-        let path = super::records_path(folder.path());
-        let mut bytes = std::fs::read(&path).expect("reads");
-        bytes.extend_from_slice(b"{\"arrival\":5,\"parti");
-        std::fs::write(&path, bytes).expect("writes");
+        let path = folder.path().join(RECORDS);
+        let mut torn = std::fs::read(&path).expect("reads");
+        torn.extend_from_slice(b"{\"arrival\":5,\"parti");
+        std::fs::write(&path, torn).expect("writes");
+        keep(2, b"lost with its batch");
         keep(2, b"later");
-        let records = refused(folder.path()).expect("lists");
-        let bytes: Vec<Vec<u8>> = records.iter().map(super::Refused::bytes).collect();
-        assert_eq!(bytes, [b"{\"amount\":\"x\"}".to_vec(), vec![0xff, 0xfe], b"later".to_vec()]);
-        mark_fed(folder.path(), &[records[0].id()]).expect("marks");
-        assert_eq!(refused(folder.path()).expect("lists").len(), 2);
+        assert_eq!(bytes(folder.path()), [b"{\"amount\":\"x\"}".to_vec(), vec![0xff, 0xfe], b"later".to_vec()]);
+        mark_fed(folder.path(), &[refused(folder.path()).expect("lists")[0].id()]).expect("marks");
+        assert_eq!(bytes(folder.path()).len(), 2);
     }
 
     #[test]
-    fn a_full_quarantine_says_so() {
+    fn a_full_quarantine_says_so_until_somebody_deals_with_it() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut quarantine = QuarantineFile::open(folder.path()).expect("opens");
-        quarantine.max_bytes = 10;
-        let position = Position { partition: 1, offset: 0 };
-        let error = quarantine.keep(5, position, &Refusal::whole(b"", "x"), b"record").expect_err("full");
+        let mut quarantine = QuarantineFile::open(folder.path(), 500).expect("opens");
+        let mut kept = 0;
+        let error = loop {
+            match keep(&mut quarantine, kept, b"record") {
+                Ok(()) => kept += 1,
+                Err(error) => break error,
+            }
+        };
         assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+        assert!(error.to_string().contains("`caddis quarantine feed`"), "{error}");
+        assert!(kept > 2 && keep(&mut quarantine, kept, b"record").is_err());
+        let id = |offset| format!("1-{offset}-{:08x}", crc32fast::hash(b"record"));
+        mark_fed(folder.path(), &[id(1)]).expect("marks");
+        keep(&mut quarantine, kept, b"newest").expect("there is room again");
+        drop(quarantine);
+        let ids: Vec<u64> = refused(folder.path()).expect("lists").iter().map(|refused| refused.offset).collect();
+        assert_eq!(ids, (0..=kept).filter(|offset| *offset != 1).collect::<Vec<_>>());
+        // Also by one that begins anew.
+        mark_fed(folder.path(), &[id(0)]).expect("marks");
+        let mut quarantine = QuarantineFile::open(folder.path(), 500).expect("opens");
+        keep(&mut quarantine, kept + 1, b"newest").expect("there is room again");
     }
 }

@@ -20,6 +20,7 @@ pub struct Snapshot {
     pub quarantined: u64,
     pub quarantine_failures: u64,
     pub labels: u64,
+    pub degraded: u64,
     /// By the path of the request.
     pub decision_seconds: Vec<(&'static str, Reading)>,
     pub batch_seconds: Reading,
@@ -101,9 +102,11 @@ impl Snapshot {
         out.counter("caddis_quarantined", "Records refused and kept in the quarantine", Some(self.quarantined))?;
         out.counter(
             "caddis_quarantine_failures",
-            "Refused records that the quarantine did not take",
+            "Tries to keep a refused record that failed; each is tried again until it is kept",
             Some(self.quarantine_failures),
         )?;
+        let help = "Verdicts by rules alone, of payments that could not be taken and are not remembered";
+        out.counter("caddis_degraded", help, Some(self.degraded))?;
         out.counter("caddis_labels", "Labels applied", Some(self.labels))
     }
 
@@ -260,6 +263,7 @@ mod tests {
             quarantined: 0,
             quarantine_failures: 0,
             labels: 0,
+            degraded: 0,
             decision_seconds: vec![("/v1/decisions", times.reading())],
             batch_seconds: times.reading(),
             batch_size: sizes.reading(),

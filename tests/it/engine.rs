@@ -128,6 +128,7 @@ fn recovered(log: &MemoryLog, threads: usize) -> (Processor, Shared, Recovered) 
         shared: &shared,
         reread: &mut NothingToReread,
         alerts_from: 0,
+        refused_from: u64::MAX,
         recovered: Recovered::default(),
     };
     for (sequence, payload) in log.entries().iter().enumerate() {

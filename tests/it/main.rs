@@ -3,9 +3,13 @@
 
 mod architecture;
 mod commands;
+mod damage;
 mod engine;
+mod kill;
 mod licences;
+mod limits;
 mod restart;
 mod service;
+mod simulation;
 mod support;
 mod webhooks;

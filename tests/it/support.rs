@@ -20,7 +20,16 @@ pub const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// Runs the binary in a folder.
 pub fn caddis(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_caddis")).args(arguments).current_dir(folder).output().expect("runs")
+    command().args(arguments).current_dir(folder).output().expect("runs")
+}
+
+/// The binary, without what the environment says to the tests themselves.
+fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_caddis"));
+    for ours in ["CADDIS_SIM_SEEDS", "CADDIS_SIM_FIRST", "CADDIS_KILLS", "CADDIS_KILL_SEED", "CADDIS_DAMAGES"] {
+        command.env_remove(ours);
+    }
+    command
 }
 
 pub fn text(bytes: &[u8]) -> String {
@@ -71,7 +80,7 @@ impl Service {
 
     pub fn start_with(folder: &Path, configuration: &str, arguments: &[&str]) -> Self {
         std::fs::write(folder.join("caddis.toml"), configuration).expect("writes");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_caddis"))
+        let mut child = command()
             .arg("run")
             .args(arguments)
             .current_dir(folder)
@@ -150,6 +159,16 @@ impl Service {
     pub fn stop(mut self) -> (Option<i32>, String) {
         self.signal("TERM");
         self.wait()
+    }
+
+    /// Kills it while others still talk to it.
+    pub fn die(&self) {
+        self.signal("KILL");
+    }
+
+    /// The value of a metric with its labels.
+    pub fn metric_of(&self, name: &str) -> f64 {
+        self.metric(&format!("{name} "))
     }
 
     pub fn kill(mut self) {
