@@ -200,7 +200,9 @@ impl Journal {
                 continue;
             }
             let mut reader = SegmentReader::open(&*self.storage, segment)?;
-            loop {
+            // Behind the last entry of a closed segment there may be what a cut that failed has left.
+            let after = all.get(index + 1).map(|after| after.first);
+            while Some(reader.sequence) != after {
                 let (sequence, at) = (reader.sequence, reader.at);
                 match reader.next(&mut payload)? {
                     Frame::Whole if sequence >= from => each(sequence, &payload)?,
