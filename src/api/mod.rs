@@ -2,6 +2,7 @@
 //! [`Backend`] what they need of the service, `server` the limits on connections.
 
 mod auth;
+mod body;
 mod openapi;
 mod routes;
 mod server;

@@ -178,3 +178,29 @@ fn under_overload_every_record_is_accounted_for() {
     let (code, log) = service.stop();
     assert_eq!(code, Some(0), "{log}");
 }
+
+/// Bodies that never end are let go, and hold nobody up meanwhile.
+#[test]
+fn bodies_that_drip_in_are_let_go() {
+    use std::io::{Read, Write};
+    let folder = tempfile::tempdir().expect("a folder");
+    let service = Service::start(folder.path(), "[http]\nbody_timeout = \"300ms\"\n");
+    let address = service.url.trim_start_matches("http://");
+    let mut dripping: Vec<_> = (0..100)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(address).expect("connects");
+            let head = "POST /v1/decisions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+            stream.write_all(head.as_bytes()).expect("sends");
+            stream
+        })
+        .collect();
+    assert_eq!(service.post("/v1/decisions", payment(1, "1.00")).0, 200);
+    for stream in &mut dripping {
+        let _ = stream.write_all(b" ");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer and an end");
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        assert!(answer.contains("did not come in time"), "{answer}");
+    }
+    assert_eq!(service.post("/v1/decisions", payment(2, "1.00")).0, 200);
+}
