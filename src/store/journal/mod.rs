@@ -6,7 +6,7 @@
 //! little endian.
 //!
 //! What a power cut may do and damage must be told apart. Entries that are known to be durable, by the
-//! [`watermark`](super::watermark) outside of the journal or by a frame behind them, must be there and whole:
+//! watermark outside of the journal or by a frame behind them, must be there and whole:
 //! otherwise the journal is refused, with file and place. Behind them anything may be torn, and is cut off:
 //! nobody was told of it.
 
