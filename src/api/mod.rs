@@ -2,6 +2,7 @@
 //! [`Backend`] what they need of the service, `server` the limits on connections.
 
 mod auth;
+mod body;
 mod linger;
 mod openapi;
 mod routes;

@@ -19,7 +19,7 @@ use super::types::{
     Accepted, AlertPage, AlertQuery, Decision, DecisionAnswer, Decisions, ErrorBody, LabelResult, Labelled,
     NewSubscriber, Pause, Profile, RecordResult, RecordStatus, Subscriber, Subscribers, TestResult,
 };
-use super::{Backend, BodyKind, Failure, Keys, RequestTimes, auth, linger, openapi, stream};
+use super::{Backend, BodyKind, Failure, Keys, RequestTimes, auth, body, linger, openapi, stream};
 use crate::clock::Stopwatch;
 use crate::tally::Tally;
 
@@ -30,6 +30,8 @@ type Service = State<Arc<dyn Backend>>;
 pub struct Limits {
     pub max_body: usize,
     pub request_timeout: Duration,
+    /// For a body to come in, once its head is there.
+    pub body_timeout: Duration,
 }
 
 /// All routes. Those under `/v1` need a key once there is one.
@@ -49,6 +51,7 @@ pub fn router(backend: Arc<dyn Backend>, keys: Keys, limits: Limits) -> Router {
         .route("/v1/alerts/stream", get(stream::alerts))
         .layer(middleware::from_fn_with_state(Arc::new(keys), auth::check))
         .layer(RequestBodyLimitLayer::new(limits.max_body))
+        .layer(middleware::map_request(move |request| async move { body::in_time(request, limits.body_timeout) }))
         .layer(axum::extract::DefaultBodyLimit::disable())
         .layer(middleware::from_fn(linger::read_the_rest));
     let open = Router::new()

@@ -200,7 +200,9 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
     for key in &config.http.keys {
         keys.add(key.key.reveal(), key.write);
     }
-    let limits = Limits { max_body: config.http.max_body, request_timeout: config.http.request_timeout };
+    let http = &config.http;
+    let limits =
+        Limits { max_body: http.max_body, request_timeout: http.request_timeout, body_timeout: http.body_timeout };
     let router = api::router(Arc::new(service), keys, limits);
     let server = runtime.spawn(bound.serve(router, config.http.max_connections, stopped.clone()));
     let deliveries = runtime.spawn(Arc::clone(&deliverer).run(stopped.clone()));

@@ -114,6 +114,7 @@ pub struct HttpConfig {
     pub max_body: usize,
     pub max_connections: usize,
     pub request_timeout: Duration,
+    pub body_timeout: Duration,
     pub keys: Vec<KeyConfig>,
 }
 
@@ -323,7 +324,8 @@ fn read(
     };
     reader.end(&section);
     let mut section = reader.section(top, "quarantine");
-    let quarantine = QuarantineConfig { max_bytes: reader.size(&mut section, "max_bytes", 1 << 10, u64::MAX).unwrap_or(1 << 30) };
+    let quarantine =
+        QuarantineConfig { max_bytes: reader.size(&mut section, "max_bytes", 1 << 10, u64::MAX).unwrap_or(1 << 30) };
     reader.end(&section);
     let http = http(reader, top, look_up);
     let sources = sources(reader, top);
@@ -425,6 +427,7 @@ fn http(reader: &mut Reader<'_>, top: &mut Section<'_>, look_up: &dyn Fn(&str) -
     let max_body = as_usize(reader.size(&mut section, "max_body", 1 << 10, 128 << 20).unwrap_or(8 << 20));
     let max_connections = as_usize(reader.number(&mut section, "max_connections", 1, 100_000).unwrap_or(1_024));
     let request_timeout = milliseconds(reader.duration(&mut section, "request_timeout").unwrap_or(30_000));
+    let body_timeout = milliseconds(reader.duration(&mut section, "body_timeout").unwrap_or(10_000));
     let mut keys: Vec<KeyConfig> = Vec::new();
     for (mut item, at) in reader.sections(&mut section, "keys") {
         let name =
@@ -444,7 +447,7 @@ fn http(reader: &mut Reader<'_>, top: &mut Section<'_>, look_up: &dyn Fn(&str) -
     }
     reader.end(&section);
     let listen = listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
-    HttpConfig { listen, overload, max_body, max_connections, request_timeout, keys }
+    HttpConfig { listen, overload, max_body, max_connections, request_timeout, body_timeout, keys }
 }
 
 fn sources(reader: &mut Reader<'_>, top: &mut Section<'_>) -> Vec<SourceConfig> {

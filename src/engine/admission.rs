@@ -3,6 +3,7 @@
 
 use hashbrown::{HashMap, HashTable};
 
+use crate::features::Blocks;
 use crate::transaction::EventTime;
 
 /// How far out of order a stream may be, and how long a transaction's id is remembered. Milliseconds.
@@ -60,7 +61,7 @@ pub struct AdmissionBook {
 /// themselves are read only where one is found.
 #[derive(Debug, Default)]
 struct Generation {
-    ids: Vec<(u64, First)>,
+    ids: Blocks<(u64, First)>,
     /// Places in `ids`. An id is a keyed hash already.
     places: HashTable<u32>,
 }
@@ -79,7 +80,7 @@ impl Generation {
             hashbrown::hash_table::Entry::Occupied(at) => ids.get(*at.get() as usize).map(|(_, first)| *first),
             hashbrown::hash_table::Entry::Vacant(slot) => {
                 slot.insert(u32::try_from(ids.len()).unwrap_or(u32::MAX));
-                ids.push((id, first));
+                ids.push_back((id, first));
                 None
             }
         }

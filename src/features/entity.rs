@@ -11,8 +11,9 @@
 
 use super::arena::{Arena, MOST_WORDS, Span};
 use super::large::Large;
+use super::running;
 use super::set::{EntitySpec, Window};
-use super::{running, tiles};
+use super::tiles::{self, Tile};
 use crate::transaction::EventTime;
 
 /// From this many events on an entity keeps the state of its windows.
@@ -30,7 +31,7 @@ pub(super) struct Layout {
     pub stride: usize,
     amount: Option<usize>,
     columns: usize,
-    column_count: usize,
+    pub column_count: usize,
     id: Option<usize>,
     place: Option<usize>,
     squares: bool,
@@ -121,6 +122,8 @@ pub(super) struct Entity {
     count: u32,
     pub large: Option<Box<Large>>,
     pub running: bool,
+    /// Loaded from a snapshot: it has seen so many entries of the journal after the snapshot's beginning.
+    pub saved_at: u32,
 }
 
 pub(super) const FRAUD: u64 = 1;
@@ -178,7 +181,46 @@ impl Default for Stats {
 impl Entity {
     pub fn new(key: u128) -> Self {
         let span = Span::default();
-        Self { key, last: EventTime::MIN, span, gone: 0, count: 0, large: None, running: false }
+        Self { key, last: EventTime::MIN, span, gone: 0, count: 0, large: None, running: false, saved_at: 0 }
+    }
+
+    /// An entity as it was saved; `None` if so many events cannot be had without [`Large`].
+    pub fn small(
+        key: u128,
+        last: EventTime,
+        events: usize,
+        rows: impl Iterator<Item = u64>,
+        spec: &EntitySpec,
+        layout: &Layout,
+        arena: &mut Arena,
+    ) -> Option<Self> {
+        if events >= LARGE.min(spec.exact_events) {
+            return None;
+        }
+        let mut entity = Self { last, count: u32::try_from(events).ok()?, ..Self::new(key) };
+        entity.span = arena.take(events * layout.stride);
+        arena.words_mut(entity.span).iter_mut().zip(rows).for_each(|(word, saved)| *word = saved);
+        if events >= RUNNING && layout.header > 0 {
+            entity.start_running(spec, layout, arena);
+        }
+        Some(entity)
+    }
+
+    /// A large entity as it was saved.
+    pub fn large(
+        key: u128,
+        last: EventTime,
+        rows: Vec<u64>,
+        tiles: Vec<Tile>,
+        spec: &EntitySpec,
+        layout: &Layout,
+    ) -> Self {
+        let count = rows.len() / layout.stride;
+        let mut large = Large::empty(spec, tiles);
+        large.refill(spec, &Events { words: &rows, layout, count }, last);
+        large.rows = rows;
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        Self { last, count, large: Some(Box::new(large)), ..Self::new(key) }
     }
 
     pub fn events<'a>(&'a self, layout: &'a Layout, arena: &'a Arena) -> Events<'a> {
@@ -294,7 +336,9 @@ impl Entity {
         let many = self.count as usize;
         if many >= LARGE.min(spec.exact_events) {
             let events = self.events(layout, arena);
-            let large = Large::new(spec, &events, events.words[..many * layout.stride].to_vec());
+            let mut large = Large::empty(spec, Vec::new());
+            large.refill(spec, &events, self.last);
+            large.rows = events.rows().to_vec();
             arena.give_back(self.span);
             self.large = Some(Box::new(large));
             (self.span, self.gone, self.running) = (Span::default(), 0, false);
@@ -522,6 +566,11 @@ pub(super) struct Events<'a> {
 impl Events<'_> {
     pub fn len(&self) -> usize {
         self.count
+    }
+
+    /// All their words.
+    pub fn rows(&self) -> &[u64] {
+        &self.words[..self.count * self.layout.stride]
     }
 
     /// Time and flags.

@@ -6,13 +6,14 @@
 
 use std::collections::VecDeque;
 
+use super::blocks::Blocks;
 use crate::transaction::EventTime;
 
 /// Lists of numbers: with ten million transactions each has some 2,400.
 const LISTS: usize = 4_096;
 
 /// A transaction as an entity with fraud features remembers it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Labelled {
     pub time: EventTime,
     pub id: u64,
@@ -25,7 +26,7 @@ pub(super) struct Labelled {
 /// Transactions that a label can still change, in the order they came.
 #[derive(Debug)]
 pub(super) struct LabelIndex {
-    rows: VecDeque<Labelled>,
+    rows: Blocks<Labelled>,
     /// The number of the first row since the start.
     first: u64,
     /// By a part of the id: another part of it, and the row's number.
@@ -34,21 +35,28 @@ pub(super) struct LabelIndex {
 
 impl Default for LabelIndex {
     fn default() -> Self {
-        Self { rows: VecDeque::new(), first: 0, lists: (0..LISTS).map(|_| VecDeque::new()).collect() }
+        Self { rows: Blocks::default(), first: 0, lists: (0..LISTS).map(|_| VecDeque::new()).collect() }
     }
 }
 
 impl LabelIndex {
     pub fn add(&mut self, id: u64, time: EventTime, entity: usize, key: u128) {
         let Ok(entity) = u16::try_from(entity) else { return };
+        self.push(Labelled { time, id, entity, fraud: false, key });
+    }
+
+    /// Adds a row as it was when it was saved.
+    pub fn push(&mut self, row: Labelled) {
         let number = self.first + self.rows.len() as u64;
-        if self.rows.len() == self.rows.capacity() {
-            self.rows.reserve_exact((self.rows.len() / 8).max(1_024));
+        if let Some(list) = self.lists.get_mut(list(row.id)) {
+            list.push_back((tag(row.id), low(number)));
         }
-        self.rows.push_back(Labelled { time, id, entity, fraud: false, key });
-        if let Some(list) = self.lists.get_mut(list(id)) {
-            list.push_back((tag(id), low(number)));
-        }
+        self.rows.push_back(row);
+    }
+
+    /// The rows as they are now, whatever becomes of them later.
+    pub fn rows(&self) -> Blocks<Labelled> {
+        self.rows.clone()
     }
 
     /// Where a transaction is remembered, with what was known of it before; from now on `fraud` is.
@@ -58,8 +66,11 @@ impl LabelIndex {
         for (_, number) in list.iter().filter(|(known, _)| *known == tag(id)) {
             // Fewer than 2^32 rows are remembered at a time: the low half tells them apart.
             let place = number.wrapping_sub(low(self.first)) as usize;
-            if let Some(row) = self.rows.get_mut(place).filter(|row| row.id == id) {
-                found.push(*row);
+            let Some(row) = self.rows.get(place).filter(|row| row.id == id).copied() else { continue };
+            found.push(row);
+            if row.fraud != fraud
+                && let Some(row) = self.rows.get_mut(place)
+            {
                 row.fraud = fraud;
             }
         }
@@ -68,7 +79,7 @@ impl LabelIndex {
 
     /// Forgets transactions at or before `until`, as far as none before them is newer.
     pub fn forget(&mut self, until: EventTime) {
-        while let Some(Labelled { id, .. }) = self.rows.front().filter(|row| row.time <= until).copied() {
+        while let Some(Labelled { id, .. }) = self.rows.get(0).filter(|row| row.time <= until).copied() {
             // Numbers in a list are in order: the first row's is the first of its list.
             self.lists.get_mut(list(id)).map(VecDeque::pop_front);
             self.rows.pop_front();
@@ -78,7 +89,7 @@ impl LabelIndex {
 
     pub fn memory_bytes(&self) -> usize {
         let lists = self.lists.iter().map(|list| list.capacity() * 8 + size_of::<VecDeque<(u32, u32)>>());
-        self.rows.capacity() * size_of::<Labelled>() + lists.sum::<usize>()
+        self.rows.memory_bytes() + lists.sum::<usize>()
     }
 }
 

@@ -74,7 +74,8 @@ impl Units<'_> {
 }
 
 impl Large {
-    pub fn new(spec: &EntitySpec, events: &Events<'_>, rows: Vec<u64>) -> Self {
+    /// Running state of no events, with tiles that stand for those before.
+    pub fn empty(spec: &EntitySpec, tiles: Vec<Tile>) -> Self {
         let windows = spec
             .windows
             .iter()
@@ -90,13 +91,13 @@ impl Large {
             })
             .collect();
         let extremes = spec.windows.iter().any(|window| window.extremes);
-        let (tiles, chunks) = (Vec::new(), Vec::new());
-        let mut large = Self { rows, windows, tiles, chunks, chunks_gone: 0, dropped: 0, extremes };
-        large.rebuild_chunks(events, 0);
-        if let Some(last) = events.last_time() {
-            large.advance(spec, events, last);
-        }
-        large
+        Self { rows: Vec::new(), windows, tiles, chunks: Vec::new(), chunks_gone: 0, dropped: 0, extremes }
+    }
+
+    /// Takes all events in; the newest is of time `last`.
+    pub fn refill(&mut self, spec: &EntitySpec, events: &Events<'_>, last: EventTime) {
+        self.rebuild_chunks(events, 0);
+        self.advance(spec, events, last);
     }
 
     pub fn memory_bytes(&self) -> usize {

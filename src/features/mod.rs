@@ -9,6 +9,7 @@
 
 mod aggregate;
 mod arena;
+mod blocks;
 mod entity;
 mod geo;
 mod hash;
@@ -19,13 +20,16 @@ mod oracle;
 mod phrase;
 mod row;
 mod running;
+mod save;
 mod set;
 mod shards;
 mod sketch;
 mod tiles;
 
 pub use aggregate::Aggregate;
+pub use blocks::Blocks;
 pub use hash::{KeyedHasher, Prepared};
+pub use save::SavedLabels;
 pub use set::{EXACT_EVENTS, FeatureKind, FeatureSet};
 pub use shards::{FeatureShards, Memory, Profile};
 

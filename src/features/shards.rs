@@ -10,6 +10,7 @@ use super::entity::{Entity, Event, Events, Layout, NO_PLACE, Stats};
 use super::geo;
 use super::hash::{ABSENT, KeyedHasher, Prepared, low};
 use super::labels::{LabelIndex, Labelled};
+use super::save::Walk;
 use super::set::{EntityFeature, EntitySpec, FeatureSet};
 use super::{Admission, RowSink};
 use crate::transaction::{EventTime, TransactionBatch, schema};
@@ -37,30 +38,34 @@ struct Mine {
 /// The entities that fall to one worker.
 #[derive(Debug)]
 pub struct FeatureShards {
-    set: Arc<FeatureSet>,
-    worker: usize,
-    workers: usize,
+    pub(super) set: Arc<FeatureSet>,
+    pub(super) worker: usize,
+    pub(super) workers: usize,
     lateness: i64,
-    kinds: Vec<Kind>,
-    labels: LabelIndex,
-    newest: EventTime,
+    pub(super) kinds: Vec<Kind>,
+    pub(super) labels: LabelIndex,
+    pub(super) newest: EventTime,
     mine: Vec<Mine>,
+    /// While a snapshot is taken: where.
+    pub(super) walk: Option<Walk>,
+    /// While the journal is followed after a snapshot: which entry, counted from where it began.
+    pub(super) now: u32,
 }
 
 /// All entities of one kind.
 #[derive(Debug)]
-struct Kind {
-    layout: Layout,
-    arena: Arena,
-    maps: Vec<SubMap>,
+pub(super) struct Kind {
+    pub layout: Layout,
+    pub arena: Arena,
+    pub maps: Vec<SubMap>,
     /// Where the sweep for expired entities goes on.
     sweep: (usize, usize),
 }
 
 #[derive(Debug, Default)]
-struct SubMap {
+pub(super) struct SubMap {
     index: HashTable<u32>,
-    entities: Vec<Entity>,
+    pub entities: Vec<Entity>,
 }
 
 /// The live features of one entity.
@@ -131,6 +136,8 @@ impl FeatureShards {
             labels: LabelIndex::default(),
             newest: EventTime::MIN,
             mine: Vec::new(),
+            walk: None,
+            now: u32::MAX,
         }
     }
 
@@ -190,6 +197,13 @@ impl FeatureShards {
                         features(spec, layout, arena, &mut nothing, &event, false, row, sink);
                         continue;
                     };
+                    if entity.saved_at > self.now {
+                        // It has seen this transaction already.
+                        if admitted && spec.keeps_id {
+                            self.labels.add(event.id, event.time, at, key);
+                        }
+                        continue;
+                    }
                     let in_order = admitted && entity.last <= event.time;
                     if in_order {
                         let until = event.time - spec.reach - self.lateness;
@@ -215,7 +229,8 @@ impl FeatureShards {
             let Some(kind) = self.kinds.get_mut(usize::from(entity)) else { continue };
             let Kind { layout, arena, maps, .. } = kind;
             let found = maps.get_mut(sub_map(key)).and_then(|map| map.find(key));
-            known |= found.is_some_and(|entity| entity.mark(layout, arena, time, id, was, fraud));
+            known |= found
+                .is_some_and(|entity| entity.saved_at > self.now || entity.mark(layout, arena, time, id, was, fraud));
         }
         known
     }
@@ -275,7 +290,7 @@ impl FeatureShards {
     /// it changes no feature, so when it happens does not matter.
     fn expire(&mut self, transactions: usize) {
         let (newest, lateness) = (self.newest, self.lateness);
-        if newest == EventTime::MIN {
+        if newest == EventTime::MIN || self.walk.is_some() || self.now != u32::MAX {
             return;
         }
         let mut reach = 0;
@@ -367,6 +382,14 @@ impl SubMap {
         self.entities.last_mut()
     }
 
+    /// Puts an entity in, in place of what stands under its key.
+    pub fn put(&mut self, entity: Entity) -> Option<Entity> {
+        let found = self.position(entity.key);
+        let place = self.find_or_add(entity.key, found, true)?;
+        let before = std::mem::replace(place, entity);
+        found.map(|_| before)
+    }
+
     fn remove(&mut self, place: usize) -> Option<Entity> {
         let (key, last) = (self.entities.get(place)?.key, self.entities.last()?.key);
         let from = self.entities.len() - 1;
@@ -384,7 +407,7 @@ impl SubMap {
 }
 
 /// Which sub-map an entity falls to: the high byte of its key, which the index does not use.
-fn sub_map(key: u128) -> usize {
+pub(super) fn sub_map(key: u128) -> usize {
     usize::from(key.to_be_bytes().first().copied().unwrap_or_default())
 }
 

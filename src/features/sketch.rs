@@ -29,6 +29,19 @@ impl Registers {
         Self(Box::new([0; REGISTERS]))
     }
 
+    pub fn bytes(&self) -> &[u8] {
+        &self.0[..]
+    }
+
+    /// Registers as [`bytes`](Self::bytes) gave them; what is no rank is none.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        let mut registers = Self::new();
+        for (register, byte) in registers.0.iter_mut().zip(bytes) {
+            *register = (*byte).min(RANK_BITS as u8 + 1);
+        }
+        registers
+    }
+
     /// Adds a value by its hash; 0 stands for no value.
     pub fn add(&mut self, hash: u64) {
         if let Some((index, rank)) = place(hash) {

@@ -27,7 +27,7 @@ pub(super) struct Tile {
     /// By column, for those that some window counts.
     pub values: Vec<Option<Registers>>,
     /// How often it was joined with another of its size.
-    size: u8,
+    pub size: u8,
 }
 
 impl Tile {

@@ -501,7 +501,16 @@ impl Flusher {
         while let Ok(committed) = self.inbox.recv() {
             self.turn(committed)?;
         }
-        Ok(())
+        self.end()
+    }
+
+    /// Flushes the refused records of turns that did not: the log is settled next, and relies on them.
+    ///
+    /// # Errors
+    /// See [`run`](Self::run).
+    pub fn end(&mut self) -> std::io::Result<()> {
+        let Some(quarantine) = self.quarantine.take() else { return Ok(()) };
+        quarantine.flush().inspect_err(|error| self.shared.status.stalled("the quarantine", error))
     }
 
     /// Makes `first` durable, with what else is waiting by then, and tells of it.
@@ -543,9 +552,7 @@ impl Flusher {
         let Some(last) = waiting.last() else { return Ok(()) };
         let started = Stopwatch::start();
         // The quarantine first, for the journal relies on it.
-        if let Some(quarantine) = self.quarantine.take() {
-            quarantine.flush().inspect_err(|error| self.shared.status.stalled("the quarantine", error))?;
-        }
+        self.end()?;
         last.flush.flush().inspect_err(|error| self.shared.status.stalled("the journal", error))?;
         self.shared.status.flush_seconds.add_time(started.elapsed());
         Ok(())

@@ -5,7 +5,7 @@
 //! bytes), entries (u64), CRC-32 of both (u32); all little endian.
 //!
 //! It is written after every flush of the journal, which costs a system call, and flushed itself at every
-//! [`FLUSH_EVERY`]th, after recovery and at a clean stop. A killed process thus leaves it exact; after
+//! 256th, after recovery and at a clean stop. A killed process thus leaves it exact; after
 //! a power cut it may be some flushes old, and is a lower bound.
 
 use std::io;

@@ -145,3 +145,62 @@ fn a_full_outbox_pauses_until_its_subscriber_is_back() {
     }
     assert_eq!(service.stop().0, Some(0));
 }
+
+/// More at once than can wait: everybody is told, and the sums are right.
+#[test]
+fn under_overload_every_record_is_accounted_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let service = Service::start(folder.path(), "[http]\nmax_connections = 4000\n");
+    let mut answers: std::collections::BTreeMap<u16, u64> = std::collections::BTreeMap::new();
+    let client = reqwest::Client::new();
+    let url = format!("{}/v1/transactions", service.url);
+    runtime().block_on(async {
+        let mut requests = tokio::task::JoinSet::new();
+        for n in 0..2_500 {
+            // Every tenth is no payment, every seventh is there twice.
+            let body = if n % 10 == 0 { "{}".to_owned() } else { payment(if n % 7 == 0 { n - 1 } else { n }, "1.00") };
+            let request = client.post(&url).header("content-type", "application/json").body(body);
+            requests.spawn(async move { request.send().await.expect("an answer").status().as_u16() });
+        }
+        while let Some(status) = requests.join_next().await {
+            *answers.entry(status.expect("no panic")).or_default() += 1;
+        }
+    });
+    let count = |status| answers.get(&status).copied().unwrap_or_default() as f64;
+    assert_eq!(answers.keys().filter(|status| ![200, 422, 429].contains(*status)).count(), 0, "{answers:?}");
+    let decided: f64 = ["allow", "review", "block"]
+        .iter()
+        .map(|verdict| service.metric_of(&format!("caddis_decisions_total{{verdict=\"{verdict}\"}}")))
+        .sum();
+    assert_eq!(count(200), decided + service.metric("caddis_duplicates_total "), "{answers:?}");
+    assert_eq!(count(422), service.metric("caddis_quarantined_total "), "{answers:?}");
+    assert_eq!(service.metric("caddis_inbox_messages "), 0.0);
+    let (code, log) = service.stop();
+    assert_eq!(code, Some(0), "{log}");
+}
+
+/// Bodies that never end are let go, and hold nobody up meanwhile.
+#[test]
+fn bodies_that_drip_in_are_let_go() {
+    use std::io::{Read, Write};
+    let folder = tempfile::tempdir().expect("a folder");
+    let service = Service::start(folder.path(), "[http]\nbody_timeout = \"300ms\"\n");
+    let address = service.url.trim_start_matches("http://");
+    let mut dripping: Vec<_> = (0..100)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(address).expect("connects");
+            let head = "POST /v1/decisions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+            stream.write_all(head.as_bytes()).expect("sends");
+            stream
+        })
+        .collect();
+    assert_eq!(service.post("/v1/decisions", payment(1, "1.00")).0, 200);
+    for stream in &mut dripping {
+        let _ = stream.write_all(b" ");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer and an end");
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        assert!(answer.contains("did not come in time"), "{answer}");
+    }
+    assert_eq!(service.post("/v1/decisions", payment(2, "1.00")).0, 200);
+}

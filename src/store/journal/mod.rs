@@ -6,7 +6,7 @@
 //! little endian.
 //!
 //! What a power cut may do and damage must be told apart. Entries that are known to be durable, by the
-//! [`watermark`](super::watermark) outside of the journal or by a frame behind them, must be there and whole:
+//! watermark outside of the journal or by a frame behind them, must be there and whole:
 //! otherwise the journal is refused, with file and place. Behind them anything may be torn, and is cut off:
 //! nobody was told of it.
 
@@ -200,7 +200,9 @@ impl Journal {
                 continue;
             }
             let mut reader = SegmentReader::open(&*self.storage, segment)?;
-            loop {
+            // Behind the last entry of a closed segment there may be what a cut that failed has left.
+            let after = all.get(index + 1).map(|after| after.first);
+            while Some(reader.sequence) != after {
                 let (sequence, at) = (reader.sequence, reader.at);
                 match reader.next(&mut payload)? {
                     Frame::Whole if sequence >= from => each(sequence, &payload)?,

@@ -597,8 +597,8 @@ impl World {
 
     /// Stops as an operator does.
     fn stop(&mut self) -> Result<(), String> {
-        let Some(process) = self.process.take() else { return Err("it does not run".into()) };
-        let settled = process.engine.processor().log().settle();
+        let Some(mut process) = self.process.take() else { return Err("it does not run".into()) };
+        let settled = process.flusher.end().and_then(|()| process.engine.processor().log().settle());
         // A failing flush ends the process no less.
         settled.or_else(|error| if self.plan.faults { Ok(()) } else { Err(error.to_string()) })
     }
