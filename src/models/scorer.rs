@@ -13,7 +13,10 @@
     reason = "a numeric kernel: every index is masked to a power of two or bounded by Compiled::validate"
 )]
 
-use super::compiled::{Calibration, Compiled, Form, Node, Tree, logistic};
+mod columns;
+mod forest;
+
+use super::compiled::{Calibration, Compiled, Form, logistic};
 
 /// Features a row at most.
 pub const MAX_WIDTH: usize = 1024;
@@ -28,7 +31,6 @@ const ABREAST: usize = 8;
 #[derive(Debug, Clone)]
 pub struct Scorer {
     width: usize,
-    imputed: Vec<f64>,
     calibration: Calibration,
     kernel: Kernel,
 }
@@ -39,6 +41,13 @@ enum Kernel {
     Forest(Forest),
 }
 
+#[derive(Debug, Clone)]
+struct Forest {
+    columns: columns::Columns,
+    trees: forest::Forest,
+    count: f64,
+}
+
 /// One slot's part of a linear sum; slots without a term weigh nothing.
 #[derive(Debug, Clone, Copy, Default)]
 struct Dense {
@@ -47,47 +56,10 @@ struct Dense {
     missing: f64,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Forest {
-    trees: Vec<Placed>,
-    thresholds: Vec<u64>,
-    slots: Vec<u16>,
-    leaves: Vec<f64>,
-}
-
-#[derive(Debug, Clone)]
-enum Placed {
-    /// 2^depth entries of each array from `start`.
-    Complete {
-        start: usize,
-        depth: usize,
-    },
-    Deep(Vec<Deep>),
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Deep {
-    threshold: u64,
-    slot: u16,
-    left: u32,
-    right: u32,
-    value: f64,
-}
-
-/// An integer for each finite number, in the same order; both zeros are the same number.
-#[inline]
-const fn key(value: f64) -> u64 {
-    const SIGN: u64 = 1 << 63;
-    // Adding zero turns -0 into 0.
-    let bits = (value + 0.0).to_bits();
-    // All ones for a negative number, whose magnitude counts downwards.
-    bits ^ ((bits >> 63).wrapping_neg() | SIGN)
-}
-
 /// Reused between blocks; one a thread.
 #[derive(Debug, Clone, Default)]
 pub struct Scratch {
-    gathered: Vec<u64>,
+    keys: Vec<u64>,
 }
 
 impl Scorer {
@@ -105,9 +77,13 @@ impl Scorer {
                 }
                 Kernel::Linear { intercept: *intercept, dense }
             }
-            Form::Forest { trees } => Kernel::Forest(Forest::place(trees)),
+            Form::Forest { trees } => {
+                let columns = columns::Columns::of(trees, &model.imputed);
+                let count = u32::try_from(trees.len()).map_or(f64::NAN, f64::from);
+                Kernel::Forest(Forest { trees: forest::Forest::place(trees, &columns), columns, count })
+            }
         };
-        Ok(Self { width, imputed: model.imputed.clone(), calibration: model.calibration, kernel })
+        Ok(Self { width, calibration: model.calibration, kernel })
     }
 
     /// Features a row.
@@ -128,7 +104,7 @@ impl Scorer {
                     *score = linear(*intercept, dense, row);
                 }
             }
-            Kernel::Forest(forest) => match self.width {
+            Kernel::Forest(forest) => match forest.columns.len() {
                 ..=64 => self.forest::<64>(forest, rows, out, scratch),
                 65..=256 => self.forest::<256>(forest, rows, out, scratch),
                 _ => self.forest::<MAX_WIDTH>(forest, rows, out, scratch),
@@ -148,21 +124,16 @@ impl Scorer {
     }
 
     fn forest<const W: usize>(&self, forest: &Forest, rows: &[f64], out: &mut [f64], scratch: &mut Scratch) {
-        scratch.gathered.resize(GATHERED * W, 0);
-        let (gathered, _) = scratch.gathered.as_chunks_mut::<W>();
-        let count = forest.count();
+        scratch.keys.resize(GATHERED * W, 0);
+        let (keys, _) = scratch.keys.as_chunks_mut::<W>();
         for (rows, out) in rows.chunks(GATHERED * self.width).zip(out.chunks_mut(GATHERED)) {
-            for (row, padded) in rows.chunks_exact(self.width).zip(gathered.iter_mut()) {
-                for ((value, imputed), place) in row.iter().zip(&self.imputed).zip(padded) {
-                    *place = key(if value.is_finite() { *value } else { *imputed });
-                }
+            for (row, keys) in rows.chunks_exact(self.width).zip(keys.iter_mut()) {
+                forest.columns.keys(row, keys);
             }
             out.fill(0.0);
-            for tree in &forest.trees {
-                forest.add(tree, &gathered[..out.len()], out);
-            }
+            forest.trees.add(&keys[..out.len()], out);
             for score in out {
-                *score /= count;
+                *score /= forest.count;
             }
         }
     }
@@ -183,121 +154,6 @@ fn linear(intercept: f64, dense: &[Dense], row: &[f64]) -> f64 {
     }
     let rest: f64 = last_terms.iter().zip(last_values).map(|(term, value)| part(term, *value)).sum();
     logistic(intercept + ((sums[0] + sums[1]) + (sums[2] + sums[3])) + rest)
-}
-
-impl Forest {
-    fn place(trees: &[Tree]) -> Self {
-        let mut forest = Self::default();
-        for tree in trees {
-            let depth = tree.depth();
-            if depth > COMPLETE {
-                let deep = |node: &Node| Deep {
-                    threshold: key(node.threshold),
-                    slot: u16::try_from(node.slot).unwrap_or_default(),
-                    left: node.left,
-                    right: node.right,
-                    value: node.value,
-                };
-                forest.trees.push(Placed::Deep(tree.nodes.iter().map(deep).collect()));
-                continue;
-            }
-            let (start, size) = (forest.leaves.len(), 1 << depth);
-            forest.thresholds.resize(start + size, u64::MAX);
-            forest.slots.resize(start + size, 0);
-            forest.leaves.resize(start + size, 0.0);
-            forest.fill(tree, 0, 1, start, size);
-            forest.trees.push(Placed::Complete { start, depth });
-        }
-        forest
-    }
-
-    /// Puts `node` at place `at` (the root is 1, the children of n are 2n and 2n + 1; leaves
-    /// follow from `size`). A leaf that comes early is repeated below itself.
-    fn fill(&mut self, tree: &Tree, node: usize, at: usize, start: usize, size: usize) {
-        let found = tree.nodes[node];
-        if at >= size {
-            self.leaves[start + at - size] = found.value;
-            return;
-        }
-        let (left, right) = if found.is_leaf() {
-            (node, node)
-        } else {
-            self.thresholds[start + at] = key(found.threshold);
-            self.slots[start + at] = u16::try_from(found.slot).unwrap_or_default();
-            (found.left as usize, found.right as usize)
-        };
-        self.fill(tree, left, 2 * at, start, size);
-        self.fill(tree, right, 2 * at + 1, start, size);
-    }
-
-    fn count(&self) -> f64 {
-        u32::try_from(self.trees.len()).map_or(f64::NAN, f64::from)
-    }
-
-    fn add<const W: usize>(&self, tree: &Placed, rows: &[[u64; W]], out: &mut [f64]) {
-        match tree {
-            Placed::Deep(tree) => {
-                for (row, score) in rows.iter().zip(out) {
-                    let mut node = tree[0];
-                    while node.left != 0 {
-                        let right = row[usize::from(node.slot) & (W - 1)] > node.threshold;
-                        node = tree[if right { node.right } else { node.left } as usize];
-                    }
-                    *score += node.value;
-                }
-            }
-            Placed::Complete { start, depth } => match depth {
-                0 => out.iter_mut().for_each(|score| *score += self.leaves[*start]),
-                1 => self.descend::<W, 2>(*start, rows, out),
-                2 => self.descend::<W, 4>(*start, rows, out),
-                3 => self.descend::<W, 8>(*start, rows, out),
-                4 => self.descend::<W, 16>(*start, rows, out),
-                5 => self.descend::<W, 32>(*start, rows, out),
-                6 => self.descend::<W, 64>(*start, rows, out),
-                7 => self.descend::<W, 128>(*start, rows, out),
-                8 => self.descend::<W, 256>(*start, rows, out),
-                9 => self.descend::<W, 512>(*start, rows, out),
-                _ => self.descend::<W, 1024>(*start, rows, out),
-            },
-        }
-    }
-
-    /// `N` is 2 to the tree's depth: arrays of known size and masked indices need no bound checks.
-    #[inline]
-    fn descend<const W: usize, const N: usize>(&self, start: usize, rows: &[[u64; W]], out: &mut [f64]) {
-        let (Some(thresholds), Some(slots), Some(leaves)) = (
-            self.thresholds[start..].first_chunk::<N>(),
-            self.slots[start..].first_chunk::<N>(),
-            self.leaves[start..].first_chunk::<N>(),
-        ) else {
-            return;
-        };
-        let step = |place: usize, row: &[u64; W]| {
-            let place = place & (N - 1);
-            let slot = usize::from(slots[place]) & (W - 1);
-            2 * place + usize::from(row[slot] > thresholds[place])
-        };
-        let (groups, rest) = rows.as_chunks::<ABREAST>();
-        let (sums, last_sums) = out.as_chunks_mut::<ABREAST>();
-        for (rows, sums) in groups.iter().zip(sums) {
-            let mut places = [1_usize; ABREAST];
-            for _ in 0..N.trailing_zeros() {
-                for (place, row) in places.iter_mut().zip(rows) {
-                    *place = step(*place, row);
-                }
-            }
-            for (sum, place) in sums.iter_mut().zip(places) {
-                *sum += leaves[place & (N - 1)];
-            }
-        }
-        for (row, sum) in rest.iter().zip(last_sums) {
-            let mut place = 1;
-            for _ in 0..N.trailing_zeros() {
-                place = step(place, row);
-            }
-            *sum += leaves[place & (N - 1)];
-        }
-    }
 }
 
 #[cfg(test)]
@@ -335,14 +191,6 @@ mod tests {
                 assert_eq!(*score, scorer.score_one(row, &mut scratch), "alone or among others");
             }
         }
-    }
-
-    #[test]
-    fn keys_are_in_the_order_of_numbers() {
-        let numbers =
-            [f64::MIN, -2.5, -1.0, -f64::MIN_POSITIVE, -5e-324, 0.0, 5e-324, 1.0, 1.0_f64.next_up(), f64::MAX];
-        assert!(numbers.is_sorted_by(|a, b| super::key(*a) < super::key(*b)));
-        assert_eq!(super::key(-0.0), super::key(0.0));
     }
 
     #[test]
