@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// `logistic` or `forest`.
+    /// `logistic`, `forest` or `ensemble`.
     pub kind: String,
     /// Fingerprint of the feature set that rows must come from.
     pub feature_set: String,

@@ -2,12 +2,9 @@
 //! allocation once its scratch has grown, no dependence on where a block begins: a row's score is
 //! the same alone as among others.
 //!
-//! Trees up to `COMPLETE` splits deep are laid out as complete binary trees of thresholds, slots
-//! and leaves; a group of rows descends one tree together, so that the loads of one row hide the
-//! latency of another's, with no branch taken on data. Values are compared as integers in the order of
-//! `f64` (`key`), which decides exactly as the trainer's comparison does, and took a sixth less time than
-//! comparing floats. Binning each value to a small integer was not tried: it adds a search of a
-//! few hundred thresholds a feature. Deeper trees are walked node by node.
+//! A row is first turned into one integer for each test of a feature that the model makes (`columns`),
+//! in the order of `f64`: comparing them decides exactly as the trainer's comparison does. Then eight trees
+//! descend side by side (`forest`): one row alone is nearly as cheap as one among many.
 #![expect(
     clippy::indexing_slicing,
     reason = "a numeric kernel: every index is masked to a power of two or bounded by Compiled::validate"
@@ -16,16 +13,12 @@
 mod columns;
 mod forest;
 
-use super::compiled::{Calibration, Compiled, Form, logistic};
+use super::compiled::{Calibration, CategorySet, Compiled, Ensemble, Form, Link, Tree, Unreadable, logistic};
 
 /// Features a row at most.
 pub const MAX_WIDTH: usize = 1024;
-/// Splits from root to leaf up to which a tree is laid out as a complete one.
-const COMPLETE: usize = 10;
-/// Rows gathered at a time: with 64 features they take half of a 32 KiB cache.
+/// Rows whose keys are made at a time: 64 columns of them take half of a 32 KiB cache.
 const GATHERED: usize = 32;
-/// Rows that descend a tree side by side: 8 measured best; 4 took 40 % longer, 16 as long or longer.
-const ABREAST: usize = 8;
 
 /// A compiled model made ready to run.
 #[derive(Debug, Clone)]
@@ -45,7 +38,9 @@ enum Kernel {
 struct Forest {
     columns: columns::Columns,
     trees: forest::Forest,
-    count: f64,
+    base: f64,
+    divisor: f64,
+    link: Link,
 }
 
 /// One slot's part of a linear sum; slots without a term weigh nothing.
@@ -65,7 +60,7 @@ pub struct Scratch {
 impl Scorer {
     /// # Errors
     /// When the model contradicts itself (see [`Compiled::validate`]).
-    pub fn new(model: &Compiled) -> Result<Self, super::compiled::Unreadable> {
+    pub fn new(model: &Compiled) -> Result<Self, Unreadable> {
         model.validate()?;
         let width = model.width as usize;
         let kernel = match &model.form {
@@ -78,9 +73,11 @@ impl Scorer {
                 Kernel::Linear { intercept: *intercept, dense }
             }
             Form::Forest { trees } => {
-                let columns = columns::Columns::of(trees, &model.imputed);
-                let count = u32::try_from(trees.len()).map_or(f64::NAN, f64::from);
-                Kernel::Forest(Forest { trees: forest::Forest::place(trees, &columns), columns, count })
+                let divisor = u32::try_from(trees.len()).map_or(f64::NAN, f64::from);
+                Kernel::Forest(Forest::new(trees, &model.imputed, &[], 0.0, divisor, Link::Identity)?)
+            }
+            Form::Ensemble(Ensemble { trees, sets, base, divisor, link }) => {
+                Kernel::Forest(Forest::new(trees, &[], sets, *base, *divisor, *link)?)
             }
         };
         Ok(Self { width, calibration: model.calibration, kernel })
@@ -92,7 +89,8 @@ impl Scorer {
         self.width
     }
 
-    /// Scores `out.len()` rows laid end to end. Missing values are those that are not finite.
+    /// Scores `out.len()` rows laid end to end. Missing values are those that are not finite; for an
+    /// ensemble, which knows infinities, only NaN.
     ///
     /// # Panics
     /// When `rows` does not hold `out.len()` rows of this model's width: a mistake of the caller.
@@ -107,7 +105,8 @@ impl Scorer {
             Kernel::Forest(forest) => match forest.columns.len() {
                 ..=64 => self.forest::<64>(forest, rows, out, scratch),
                 65..=256 => self.forest::<256>(forest, rows, out, scratch),
-                _ => self.forest::<MAX_WIDTH>(forest, rows, out, scratch),
+                257..=1024 => self.forest::<1024>(forest, rows, out, scratch),
+                _ => self.forest::<{ columns::MOST }>(forest, rows, out, scratch),
             },
         }
         for score in out.iter_mut() {
@@ -133,9 +132,27 @@ impl Scorer {
             out.fill(0.0);
             forest.trees.add(&keys[..out.len()], out);
             for score in out {
-                *score /= forest.count;
+                *score = forest.link.apply(forest.base + *score / forest.divisor);
             }
         }
+    }
+}
+
+impl Forest {
+    fn new(
+        trees: &[Tree],
+        imputed: &[f64],
+        sets: &[CategorySet],
+        base: f64,
+        divisor: f64,
+        link: Link,
+    ) -> Result<Self, Unreadable> {
+        let columns = columns::Columns::of(trees, imputed, sets);
+        if columns.len() > columns::MOST {
+            let what = format!("{} distinct tests of features; {} are possible", columns.len(), columns::MOST);
+            return Err(Unreadable::Inconsistent(what));
+        }
+        Ok(Self { trees: forest::Forest::place(trees, &columns), columns, base, divisor, link })
     }
 }
 
@@ -158,19 +175,28 @@ fn linear(intercept: f64, dense: &[Dense], row: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::compiled::{Calibration, Compiled, Form, Term, Tree};
-    use super::super::synthetic::{forest, rows};
+    use super::super::compiled::{Calibration, Compiled, Ensemble, Form, Term, Tree};
+    use super::super::synthetic::{ensemble, forest, rows};
     use super::{Scorer, Scratch};
 
     fn plainly(model: &Compiled, row: &[f64]) -> f64 {
-        let row: Vec<f64> = row.iter().zip(&model.imputed).map(|(v, i)| if v.is_finite() { *v } else { *i }).collect();
-        let Form::Forest { trees } = &model.form else { panic!("a forest") };
-        trees.iter().map(|tree| tree.predict(&row)).sum::<f64>() / trees.len() as f64
+        match &model.form {
+            Form::Forest { trees } => {
+                let imputed = row.iter().zip(&model.imputed).map(|(v, i)| if v.is_finite() { *v } else { *i });
+                let row: Vec<f64> = imputed.collect();
+                trees.iter().map(|tree| tree.predict(&row, &[])).sum::<f64>() / trees.len() as f64
+            }
+            Form::Ensemble(Ensemble { trees, sets, base, divisor, link }) => {
+                let sum = trees.iter().map(|tree| tree.predict(row, sets)).sum::<f64>();
+                model.calibration.apply(link.apply(base + sum / divisor))
+            }
+            Form::Logistic { .. } => panic!("trees"),
+        }
     }
 
     #[test]
     fn a_forests_scores_are_those_of_walking_each_tree() {
-        for (trees, depth, width) in [(1, 1, 1), (20, 7, 50), (9, 10, 70), (5, 12, 300), (3, 0, 2)] {
+        for (trees, depth, width) in [(1, 1, 1), (20, 7, 50), (9, 10, 70), (5, 12, 300), (3, 0, 2), (17, 9, 1), (40, 3, 260)] {
             let model = forest(11, trees, depth, width);
             let mut rows = rows(5, 77, width as usize);
             // Values exactly at thresholds, next to them, missing and infinite.
@@ -185,6 +211,28 @@ mod tests {
             rows[width as usize] = f64::INFINITY;
             let scorer = Scorer::new(&model).unwrap();
             let (mut out, mut scratch) = (vec![0.0; 77], Scratch::default());
+            scorer.score(&rows, &mut out, &mut scratch);
+            for (row, score) in rows.chunks(width as usize).zip(&out) {
+                assert_eq!(*score, plainly(&model, row));
+                assert_eq!(*score, scorer.score_one(row, &mut scratch), "alone or among others");
+            }
+        }
+    }
+
+    /// Every rule, on every side, with every kind of strange value, shallow and deep, in many columns and few.
+    #[test]
+    fn an_ensembles_scores_are_those_of_walking_each_tree() {
+        for (trees, depth, width) in [(3, 2, 2), (20, 5, 30), (6, 12, 90)] {
+            let model = ensemble(4, trees, depth, width);
+            let mut rows = rows(5, 90, width as usize);
+            let strange = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -0.0, 1e-35, -1e-36, 2.0, -0.5, 1e300];
+            for (at, value) in rows.iter_mut().enumerate().filter(|(at, _)| at % 3 == 0) {
+                *value = strange[at / 3 % strange.len()];
+            }
+            let decoded = Compiled::decode(&model.encode().unwrap()).unwrap();
+            assert_eq!(decoded, model);
+            let scorer = Scorer::new(&decoded).unwrap();
+            let (mut out, mut scratch) = (vec![0.0; 90], Scratch::default());
             scorer.score(&rows, &mut out, &mut scratch);
             for (row, score) in rows.chunks(width as usize).zip(&out) {
                 assert_eq!(*score, plainly(&model, row));

@@ -72,6 +72,7 @@ pub fn evaluate(
         kind: match &model.form {
             Form::Logistic { .. } => "logistic",
             Form::Forest { .. } => "forest",
+            Form::Ensemble(_) => "ensemble",
         }
         .to_owned(),
         feature_set: train.fingerprint.clone(),
