@@ -42,6 +42,31 @@ pub struct Manifest {
     pub score_histogram: Histogram,
     /// The version it was meant to replace.
     pub parent: Option<String>,
+    /// Of a model that another tool trained. What Caddis does not know of it is zero or empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Imported>,
+}
+
+/// Where an imported model comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Imported {
+    /// `lightgbm`, `xgboost` or `onnx`.
+    pub format: String,
+    /// Of the file it was read from.
+    pub sha256: String,
+    /// What is worth knowing about how it was taken.
+    pub notes: Vec<String>,
+    /// How it compares with the original's own predictions, where they were given.
+    pub checked: Option<Checked>,
+}
+
+/// A comparison with the original's predictions.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checked {
+    pub rows: usize,
+    pub largest_difference: f64,
 }
 
 /// A score at or above `block` is blocked, at or above `review` reviewed.

@@ -3,6 +3,7 @@
 
 pub mod card;
 pub mod compiled;
+pub mod import;
 pub mod manifest;
 pub mod metrics;
 pub mod reasons;

@@ -31,7 +31,7 @@ pub struct Scorer {
 #[derive(Debug, Clone)]
 enum Kernel {
     Linear { intercept: f64, dense: Vec<Dense> },
-    Forest(Forest),
+    Forest(Box<Forest>),
 }
 
 #[derive(Debug, Clone)]
@@ -74,10 +74,10 @@ impl Scorer {
             }
             Form::Forest { trees } => {
                 let divisor = u32::try_from(trees.len()).map_or(f64::NAN, f64::from);
-                Kernel::Forest(Forest::new(trees, &model.imputed, &[], 0.0, divisor, Link::Identity)?)
+                Kernel::Forest(Box::new(Forest::new(trees, &model.imputed, &[], 0.0, divisor, Link::Identity)?))
             }
             Form::Ensemble(Ensemble { trees, sets, base, divisor, link }) => {
-                Kernel::Forest(Forest::new(trees, &[], sets, *base, *divisor, *link)?)
+                Kernel::Forest(Box::new(Forest::new(trees, &[], sets, *base, *divisor, *link)?))
             }
         };
         Ok(Self { width, calibration: model.calibration, kernel })
@@ -196,7 +196,9 @@ mod tests {
 
     #[test]
     fn a_forests_scores_are_those_of_walking_each_tree() {
-        for (trees, depth, width) in [(1, 1, 1), (20, 7, 50), (9, 10, 70), (5, 12, 300), (3, 0, 2), (17, 9, 1), (40, 3, 260)] {
+        for (trees, depth, width) in
+            [(1, 1, 1), (20, 7, 50), (9, 10, 70), (5, 12, 300), (3, 0, 2), (17, 9, 1), (40, 3, 260)]
+        {
             let model = forest(11, trees, depth, width);
             let mut rows = rows(5, 77, width as usize);
             // Values exactly at thresholds, next to them, missing and infinite.

@@ -4,6 +4,7 @@
 mod architecture;
 mod commands;
 mod engine;
+mod imports;
 mod licences;
 mod restart;
 mod service;

@@ -60,7 +60,6 @@ pub enum Side {
 }
 
 /// What LightGBM takes for zero: this or less, either way. It writes the number in single precision.
-#[expect(clippy::cast_lossless, reason = "`f64::from` is not const")]
 pub const ZERO: f64 = 1e-35_f32 as f64;
 
 /// Category numbers, as bits.
@@ -93,7 +92,11 @@ impl CategorySet {
 
     /// False for NaN.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounding is meant; the rest is bounded")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "rounding is meant; the rest is bounded"
+    )]
     pub fn contains(&self, value: f64) -> bool {
         let value = if self.single { f64::from(value as f32) } else { value };
         let category = value.trunc();

@@ -167,7 +167,8 @@ impl Forest {
             all.as_chunks::<N>().0.first_chunk()
         }
         let (thresholds, columns) = (group(&self.thresholds[start..]), group(&self.columns[start..]));
-        let (Some(thresholds), Some(columns), Some(leaves)) = (thresholds, columns, group(&self.leaves[start..])) else {
+        let (Some(thresholds), Some(columns), Some(leaves)) = (thresholds, columns, group(&self.leaves[start..]))
+        else {
             return;
         };
         for (row, sum) in rows.iter().zip(sums) {

@@ -93,6 +93,7 @@ pub fn evaluate(
         feature_histograms: (0..width).map(|slot| Histogram::of(column(slot), FEATURE_BINS)).collect(),
         score_histogram: Histogram::of(scores.iter().copied(), SCORE_BINS),
         parent: about.parent,
+        imported: None,
     };
     Ok((manifest, scores))
 }
