@@ -8,7 +8,7 @@ use caddis::models::import;
 use caddis::models::reasons::Reasons;
 use caddis::models::scorer::{Scorer, Scratch};
 
-const NAMES: [&str; 6] = ["amount", "hour", "gap", "category", "count", "ratio"];
+const NAMES: [&str; 6] = ["spent", "hour", "gap", "kind", "payments", "ratio"];
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models")
@@ -173,8 +173,8 @@ fn features_are_matched_by_name_or_said_to_be_by_order() {
     let (in_order, notes) = model().onto(&names(), &BTreeMap::new()).unwrap();
     assert!(notes.is_empty());
     // Another order, a further feature, and another name for one of them.
-    let ours = ["ratio", "more", "count", "kind", "gap", "hour", "amount"].map(String::from);
-    let renamed = BTreeMap::from([("category".to_owned(), "kind".to_owned())]);
+    let ours = ["ratio", "more", "payments", "sort", "gap", "hour", "spent"].map(String::from);
+    let renamed = BTreeMap::from([("kind".to_owned(), "sort".to_owned())]);
     let (other, _) = model().onto(&ours, &renamed).unwrap();
     let row = [31.0, 12.0, f64::NAN, 8.0, 1.0, -0.5];
     let there = [row[5], 7.0, row[4], row[3], row[2], row[1], row[0]];
@@ -182,11 +182,11 @@ fn features_are_matched_by_name_or_said_to_be_by_order() {
     assert_eq!(score(&in_order, &row), score(&other, &there));
 
     let why = model().onto(&ours, &BTreeMap::new()).unwrap_err().to_string();
-    assert!(why.contains("not in the feature set: category") && why.contains("--rename theirs=ours"), "{why}");
-    let twice = BTreeMap::from([("category".to_owned(), "gap".to_owned())]);
+    assert!(why.contains("not in the feature set: kind") && why.contains("--rename theirs=ours"), "{why}");
+    let twice = BTreeMap::from([("kind".to_owned(), "gap".to_owned())]);
     assert!(model().onto(&names(), &twice).unwrap_err().to_string().contains("matched twice"));
-    let unknown = BTreeMap::from([("amuont".to_owned(), "amount".to_owned())]);
-    assert!(model().onto(&names(), &unknown).unwrap_err().to_string().contains("did you mean `amount`?"));
+    let unknown = BTreeMap::from([("spnet".to_owned(), "spent".to_owned())]);
+    assert!(model().onto(&names(), &unknown).unwrap_err().to_string().contains("did you mean `spent`?"));
 
     let nameless = || import::read(&bytes("onnx_forest.onnx"), None).unwrap();
     let (_, notes) = nameless().onto(&names(), &BTreeMap::new()).unwrap();
@@ -194,4 +194,65 @@ fn features_are_matched_by_name_or_said_to_be_by_order() {
     assert!(nameless().onto(&ours, &BTreeMap::new()).unwrap_err().to_string().contains("neither name nor order"));
     let named = import::read(&bytes("onnx_logistic.onnx"), None).unwrap();
     assert_eq!(named.names, NAMES);
+}
+
+/// As a user types it: import with a check, look, promote, import another, compare, go back, prune.
+#[test]
+fn a_model_is_imported_looked_at_and_rolled_back() {
+    let at = tempfile::tempdir().expect("a folder");
+    let run = |arguments: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_caddis"))
+            .args(arguments.iter().map(|part| part.replace('@', &folder().display().to_string())))
+            .current_dir(at.path())
+            .output()
+            .expect("runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let import = |file: &str, further: &[&str]| {
+        let file = format!("@/{file}");
+        let all = ["models", "import", &file, "--name", "theirs", "--set", "@/features.toml"];
+        run(&[&all[..], further].concat())
+    };
+    let version = |output: &str| output.split([' ', ':']).nth(1).expect("a version").to_owned();
+    let (code, first, why) = import("lightgbm.txt", &["--check", "@/lightgbm.csv", "--threshold", "0.3", "--promote"]);
+    assert_eq!(code, Some(0), "{why}");
+    assert!(first.contains("250 predictions of the original, at most 0e0 apart"), "{first}");
+    // Another model's predictions are noticed.
+    let (code, _, why) = import("lightgbm.txt", &["--check", "@/xgboost.csv"]);
+    assert_eq!(code, Some(1));
+    assert!(why.contains("lightgbm.txt: row 1 of the predictions: the original predicts"), "{why}");
+    let (code, _, why) = import("lightgbm.txt", &["--block", "0.2"]);
+    assert_eq!(code, Some(2), "{why}");
+    let (code, second, why) = import("onnx_forest.onnx", &["--promote"]);
+    assert_eq!(code, Some(0), "{why}");
+    assert!(second.contains("note: the file has no names of features: they were matched by their order"), "{second}");
+    let (first, second) = (version(&first), version(&second));
+
+    let here = |arguments: &[&str]| run(&[&["models"], arguments].concat());
+    let (_, listed, _) = here(&["list"]);
+    assert!(
+        listed.contains(&format!("* theirs {second}")) && listed.contains(&format!("  theirs {first}")),
+        "{listed}"
+    );
+    let (_, shown, _) = here(&["show", "theirs", &first]);
+    assert!(shown.contains("imported from lightgbm") && shown.contains("review 0.3, block 2"), "{shown}");
+    let (_, different, _) = here(&["diff", "theirs", &first]);
+    assert!(different.contains(r#"imported.format: "lightgbm" -> "onnx""#), "{different}");
+    let (code, verified, _) = here(&["verify"]);
+    assert_eq!((code, verified.matches("sound").count()), (Some(0), 2));
+    assert_eq!(here(&["prune", "theirs"]).1, "", "what one would roll back to stays");
+    let (_, back, _) = here(&["rollback", "theirs"]);
+    assert!(back.contains(&format!("theirs: {first} is in force (before: {second})")), "{back}");
+    let (code, _, why) = here(&["rollback", "theirs"]);
+    assert!(code == Some(1) && why.contains("replaced none"), "{why}");
+    assert!(here(&["prune", "theirs"]).1.contains("would be removed"));
+    assert!(here(&["prune", "theirs", "--yes"]).1.contains(&format!("{second}  removed")));
+
+    let model = at.path().join("models/theirs").join(&first).join("model.bin");
+    let mut damaged = std::fs::read(&model).unwrap();
+    damaged[100] ^= 1;
+    std::fs::write(&model, damaged).unwrap();
+    let (code, verified, why) = here(&["verify", "theirs"]);
+    assert!(code == Some(1) && verified.contains("was changed after it was made"), "{verified}{why}");
 }

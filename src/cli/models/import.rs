@@ -43,10 +43,10 @@ pub(super) struct ImportArguments {
     /// refused where it differs.
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
-    /// How far a score may be from the original's prediction; ten times less for LightGBM, which computes in
-    /// double precision as Caddis does.
-    #[arg(long, default_value_t = 1e-5)]
-    tolerance: f64,
+    /// How far a score may be from the original's prediction: by default 1e-6 for LightGBM, 1e-5 for the others,
+    /// which compute in single precision.
+    #[arg(long)]
+    tolerance: Option<f64>,
     /// Put it into force.
     #[arg(long)]
     promote: bool,
@@ -92,7 +92,7 @@ pub(super) fn run(arguments: &ImportArguments) -> anyhow::Result<Ended> {
         code_version: env!("CARGO_PKG_VERSION").to_owned(),
         parent: registry.current(&arguments.name).ok(),
     };
-    let tolerance = if format == Format::Lightgbm { arguments.tolerance / 10.0 } else { arguments.tolerance };
+    let tolerance = arguments.tolerance.unwrap_or(if format == Format::Lightgbm { 1e-6 } else { 1e-5 });
     let manifest = register::manifest(&compiled, about, predictions.as_ref(), tolerance).map_err(refused)?;
     let card = [("card.md".to_owned(), register::card(&arguments.name, &manifest))];
     let version = registry.add(&arguments.name, &compiled, &manifest, &card)?;

@@ -95,6 +95,9 @@ impl<'a> Reader<'a> {
     }
 
     fn ended(&mut self, count: Option<usize>, found: usize, end: u8) -> bool {
+        while count.is_none() && self.peek() == Some(b'N') {
+            self.at += 1;
+        }
         match count {
             Some(count) => found == count,
             None if self.peek() == Some(end) => {
