@@ -200,10 +200,7 @@ fn show(place: &Place, name: &str, version: Option<&str>) -> anyhow::Result<Ende
     if let Some(imported) = &manifest.imported {
         say(format_args!("source       {}, sha256 {}", imported.format, imported.sha256));
         match imported.checked {
-            Some(checked) => say(format_args!(
-                "checked      {} predictions of the original, at most {:e} apart",
-                checked.rows, checked.largest_difference
-            )),
+            Some(checked) => say(format_args!("checked      {checked}")),
             None => say("checked      not against the original's predictions"),
         }
         imported.notes.iter().for_each(|note| say(format_args!("note         {note}")));

@@ -69,6 +69,17 @@ pub struct Checked {
     pub largest_difference: f64,
 }
 
+impl std::fmt::Display for Checked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} predictions of the original, ", self.rows)?;
+        if self.largest_difference > 0.0 {
+            write!(f, "at most {:.1e} apart", self.largest_difference)
+        } else {
+            f.write_str("all met to the last digit")
+        }
+    }
+}
+
 /// A score at or above `block` is blocked, at or above `review` reviewed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -217,7 +217,7 @@ fn a_model_is_imported_looked_at_and_rolled_back() {
     let version = |output: &str| output.split([' ', ':']).nth(1).expect("a version").to_owned();
     let (code, first, why) = import("lightgbm.txt", &["--check", "@/lightgbm.csv", "--threshold", "0.3", "--promote"]);
     assert_eq!(code, Some(0), "{why}");
-    assert!(first.contains("250 predictions of the original, at most 0e0 apart"), "{first}");
+    assert!(first.contains("250 predictions of the original, all met to the last digit"), "{first}");
     // Another model's predictions are noticed.
     let (code, _, why) = import("lightgbm.txt", &["--check", "@/xgboost.csv"]);
     assert_eq!(code, Some(1));

@@ -109,14 +109,15 @@ pub(super) fn run(arguments: &ImportArguments) -> anyhow::Result<Ended> {
     say(format_args!("{} {version}: {}", arguments.name, super::summary(&compiled, &manifest)));
     notes.iter().for_each(|note| say(format_args!("note: {note}")));
     match manifest.imported.as_ref().and_then(|imported| imported.checked) {
-        Some(checked) => say(format_args!(
-            "{} predictions of the original, at most {:e} apart",
-            checked.rows, checked.largest_difference
-        )),
+        Some(checked) => say(checked),
         None => say("not compared with the original's predictions: --check FILE does"),
     }
     if !arguments.promote {
-        say(format_args!("put it into force with: caddis models promote {} {version}", arguments.name));
+        let registry = arguments.place.registry.display();
+        say(format_args!(
+            "put it into force with: caddis models promote {} {version} --registry {registry}",
+            arguments.name
+        ));
     }
     Ok(Ended::Done)
 }

@@ -133,10 +133,7 @@ pub fn card(name: &str, manifest: &Manifest) -> String {
     if let Some(imported) = &manifest.imported {
         line(format!("- From a file of the format {}, SHA-256 `{}`", imported.format, imported.sha256));
         match imported.checked {
-            Some(checked) => line(format!(
-                "- Compared with the original's predictions on {} rows: at most {:e} apart",
-                checked.rows, checked.largest_difference
-            )),
+            Some(checked) => line(format!("- Compared with {checked}")),
             None => line("- Not compared with the original's predictions (`--check`)".to_owned()),
         }
         for note in &imported.notes {
