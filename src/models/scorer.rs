@@ -4,7 +4,7 @@
 //!
 //! A row is first turned into one integer for each test of a feature that the model makes (`columns`),
 //! in the order of `f64`: comparing them decides exactly as the trainer's comparison does. Then eight trees
-//! descend side by side (`forest`): one row alone is nearly as cheap as one among many.
+//! descend side by side for one row, or one tree for eight rows (`forest`).
 #![expect(
     clippy::indexing_slicing,
     reason = "a numeric kernel: every index is masked to a power of two or bounded by Compiled::validate"
