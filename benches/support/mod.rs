@@ -73,6 +73,7 @@ pub fn forest(set: &FeatureSet) -> Model {
         feature_histograms: Vec::new(),
         score_histogram: Histogram::default(),
         parent: None,
+        imported: None,
     };
     Model::new("bench", "0000000000000000", compiled, manifest).expect("a sound model")
 }

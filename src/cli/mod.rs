@@ -4,6 +4,7 @@ mod alerts;
 mod demo;
 mod desk;
 mod features;
+mod models;
 mod progress;
 mod quarantine;
 mod replay;
@@ -49,6 +50,8 @@ enum Command {
     Features(features::Arguments),
     /// Train a model on a recorded stream and its labels, and put it into the registry.
     Train(train::Arguments),
+    /// The registry of models: list, import, compare, promote.
+    Models(models::Arguments),
     /// Alerts, subscribers and dead letters of a data folder.
     Alerts(alerts::Arguments),
     /// Records that were refused.
@@ -80,6 +83,7 @@ pub fn main() -> u8 {
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Features(arguments) => features::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
+        Command::Models(arguments) => models::run(&arguments),
         Command::Completions { shell } => {
             let mut command = <Cli as clap::CommandFactory>::command();
             clap_complete::generate(shell, &mut command, "caddis", &mut std::io::stdout());

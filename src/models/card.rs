@@ -244,6 +244,7 @@ pub(super) mod tests {
             feature_histograms: (0..4).map(|slot| Histogram::of(rows.chunks(4).map(|row| row[slot]), 10)).collect(),
             score_histogram: Histogram::of(scores.iter().copied(), 20),
             parent: None,
+            imported: None,
         };
         (compiled, manifest, scores, labels)
     }

@@ -1,6 +1,10 @@
 //! The compiled form of a model: what is trained or imported ends here, what scores and explains
 //! starts here. Plain data, the same bytes for the same model.
 
+mod ensemble;
+
+pub use ensemble::{CategorySet, Ensemble, Link, Rule, Side, ZERO};
+
 use serde::{Deserialize, Serialize};
 
 /// A model over feature rows of `width` slots, with a probability of fraud out.
@@ -20,6 +24,8 @@ pub enum Form {
     Logistic { intercept: f64, terms: Vec<Term> },
     /// The mean of the trees' leaf values, each a probability.
     Forest { trees: Vec<Tree> },
+    /// Trees as other tools grow them.
+    Ensemble(Ensemble),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -39,7 +45,7 @@ pub struct Tree {
     pub nodes: Vec<Node>,
 }
 
-/// A split sends `value <= threshold` to `left`, the rest to `right`. `left == 0` marks a leaf.
+/// A split sends what its rule says to `left`, the rest to `right`. `left == 0` marks a leaf.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Node {
     pub slot: u32,
@@ -50,22 +56,40 @@ pub struct Node {
     pub value: f64,
     /// Training rows that came through here: the weights of `TreeSHAP`.
     pub cover: f64,
+    /// Written only by an [`Ensemble`]; elsewhere it is always the same.
+    #[serde(skip)]
+    pub rule: Rule,
 }
 
 impl Node {
     #[must_use]
     pub const fn leaf(value: f64, cover: f64) -> Self {
-        Self { slot: 0, threshold: 0.0, left: 0, right: 0, value, cover }
+        Self { slot: 0, threshold: 0.0, left: 0, right: 0, value, cover, rule: Rule::Imputed }
     }
 
     #[must_use]
     pub const fn split(slot: u32, threshold: f64, left: u32, right: u32, cover: f64) -> Self {
-        Self { slot, threshold, left, right, value: 0.0, cover }
+        Self { slot, threshold, left, right, value: 0.0, cover, rule: Rule::Imputed }
     }
 
     #[must_use]
     pub const fn is_leaf(&self) -> bool {
         self.left == 0
+    }
+
+    /// Whether a split sends this value left. `sets` are the ensemble's.
+    #[must_use]
+    pub fn goes_left(&self, value: f64, sets: &[CategorySet]) -> bool {
+        let (missing, side) = match self.rule {
+            Rule::Imputed => return value <= self.threshold,
+            Rule::AtMost { missing } | Rule::Among { missing, .. } => (value.is_nan(), missing),
+            Rule::ZeroMissing { missing } => (value.is_nan() || value.abs() <= ZERO, missing),
+        };
+        match self.rule {
+            _ if missing => side == Side::Left,
+            Rule::Among { set, .. } => sets.get(set as usize).is_some_and(|set| set.contains(value)),
+            _ => value <= self.threshold,
+        }
     }
 }
 
@@ -110,7 +134,7 @@ pub fn logit(probability: f64) -> f64 {
 pub enum Unreadable {
     #[error("not a compiled model (its first bytes are not `CADDISM`)")]
     NotAModel,
-    #[error("compiled model of format {0}; this build reads format {FORMAT}")]
+    #[error("compiled model of format {0}; this build reads formats up to {NEWEST}")]
     Format(u8),
     #[error("the checksum of the compiled model does not match its content")]
     Checksum,
@@ -121,7 +145,10 @@ pub enum Unreadable {
 }
 
 const MAGIC: &[u8; 7] = b"CADDISM";
-const FORMAT: u8 = 1;
+/// Linear models and forests.
+const FIRST: u8 = 1;
+/// Ensembles as well. The others are still written in the first format: their bytes do not change.
+const NEWEST: u8 = 2;
 const HEAD: usize = MAGIC.len() + 1 + blake3::OUT_LEN;
 
 impl Compiled {
@@ -134,7 +161,7 @@ impl Compiled {
         let body = postcard::to_allocvec(self).map_err(|e| Unreadable::Malformed(e.to_string()))?;
         let mut bytes = Vec::with_capacity(HEAD + body.len());
         bytes.extend_from_slice(MAGIC);
-        bytes.push(FORMAT);
+        bytes.push(self.format());
         bytes.extend_from_slice(blake3::hash(&body).as_bytes());
         bytes.extend_from_slice(&body);
         Ok(bytes)
@@ -145,7 +172,7 @@ impl Compiled {
     pub fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
         let rest = bytes.strip_prefix(MAGIC.as_slice()).ok_or(Unreadable::NotAModel)?;
         let (format, rest) = rest.split_first().ok_or(Unreadable::NotAModel)?;
-        if *format != FORMAT {
+        if !(FIRST..=NEWEST).contains(format) {
             return Err(Unreadable::Format(*format));
         }
         let (sum, body) = rest.split_at_checked(blake3::OUT_LEN).ok_or(Unreadable::Checksum)?;
@@ -153,8 +180,18 @@ impl Compiled {
             return Err(Unreadable::Checksum);
         }
         let model: Self = postcard::from_bytes(body).map_err(|e| Unreadable::Malformed(e.to_string()))?;
+        if model.format() != *format {
+            return Err(Unreadable::Malformed(format!("format {format} has no such form")));
+        }
         model.validate()?;
         Ok(model)
+    }
+
+    const fn format(&self) -> u8 {
+        match self.form {
+            Form::Logistic { .. } | Form::Forest { .. } => FIRST,
+            Form::Ensemble(_) => NEWEST,
+        }
     }
 
     /// Everything that the scorer and `TreeSHAP` rely on.
@@ -204,6 +241,14 @@ impl Compiled {
                     if let Err(why) = tree.validate(self.width) {
                         return wrong(format!("tree {at}: {why}"));
                     }
+                    if tree.nodes.iter().any(|node| node.rule != Rule::Imputed) {
+                        return wrong(format!("tree {at}: a rule that only an ensemble has"));
+                    }
+                }
+            }
+            Form::Ensemble(ensemble) => {
+                if let Err(why) = ensemble.validate(self.width) {
+                    return wrong(why);
                 }
             }
         }
@@ -261,13 +306,13 @@ impl Tree {
         depths.into_iter().max().unwrap_or_default()
     }
 
-    /// The leaf's value for a row whose missing values were imputed: the plain way, against which
-    /// the scorer is checked.
+    /// The leaf's value for a row, imputed where the rule is: the plain way, against which the scorer is
+    /// checked.
     #[must_use]
-    pub fn predict(&self, row: &[f64]) -> f64 {
+    pub fn predict(&self, row: &[f64], sets: &[CategorySet]) -> f64 {
         let mut node = self.nodes.first();
         while let Some(split) = node.filter(|node| !node.is_leaf()) {
-            let goes_left = row.get(split.slot as usize).is_some_and(|value| *value <= split.threshold);
+            let goes_left = row.get(split.slot as usize).is_some_and(|value| split.goes_left(*value, sets));
             node = self.nodes.get(if goes_left { split.left } else { split.right } as usize);
         }
         node.map_or(0.0, |leaf| leaf.value)

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// `logistic` or `forest`.
+    /// `logistic`, `forest` or `ensemble`.
     pub kind: String,
     /// Fingerprint of the feature set that rows must come from.
     pub feature_set: String,
@@ -42,6 +42,42 @@ pub struct Manifest {
     pub score_histogram: Histogram,
     /// The version in force when it was first made.
     pub parent: Option<String>,
+    /// Of a model that another tool trained. What Caddis does not know of it is zero or empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Imported>,
+}
+
+/// Where an imported model comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Imported {
+    /// `lightgbm`, `xgboost` or `onnx`.
+    pub format: String,
+    /// Of the file it was read from.
+    pub sha256: String,
+    /// What is worth knowing about how it was taken.
+    pub notes: Vec<String>,
+    /// How it compares with the original's own predictions, where they were given.
+    pub checked: Option<Checked>,
+}
+
+/// A comparison with the original's predictions.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checked {
+    pub rows: usize,
+    pub largest_difference: f64,
+}
+
+impl std::fmt::Display for Checked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} predictions of the original, ", self.rows)?;
+        if self.largest_difference > 0.0 {
+            write!(f, "at most {:.1e} apart", self.largest_difference)
+        } else {
+            f.write_str("all met to the last digit")
+        }
+    }
 }
 
 /// A score at or above `block` is blocked, at or above `review` reviewed.

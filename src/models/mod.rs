@@ -1,8 +1,10 @@
-//! Models: compiled, scored and explained without I/O (`compiled`, `scorer`, `reasons`,
-//! `metrics`); trained by `train`; kept on disk by `registry`, the only part that touches files.
+//! Models: compiled, scored and explained without I/O (`compiled`, `scorer`, `reasons`, `metrics`); trained
+//! by `train` or taken from other tools by `import`; kept on disk by `registry`, the only part that touches
+//! files.
 
 pub mod card;
 pub mod compiled;
+pub mod import;
 pub mod manifest;
 pub mod metrics;
 pub mod reasons;

@@ -3,10 +3,10 @@
 //! ensembles") with the training rows' cover, summed as in "Linear `TreeSHAP`" (Yu et al. 2022) but by
 //! Gauss-Legendre points, which need no division of polynomials; linear models in closed form (features
 //! taken as independent). Forests are explained in probability before calibration, logistic models in
-//! log-odds. For alerts only: it costs hundreds of times what the score does.
+//! log-odds, ensembles in their sum before its link. For alerts only: it costs hundreds of times what the score does.
 #![expect(clippy::indexing_slicing, reason = "a numeric kernel over structures that Compiled::validate has checked")]
 
-use super::compiled::{Compiled, Form, MAX_DEPTH, Node, Tree, Unreadable};
+use super::compiled::{CategorySet, Compiled, Ensemble, Form, MAX_DEPTH, Node, Tree, Unreadable};
 
 #[derive(Debug, Clone)]
 pub struct Reasons {
@@ -31,9 +31,13 @@ impl Reasons {
         model.validate()?;
         let base = match &model.form {
             Form::Logistic { intercept, .. } => *intercept,
-            Form::Forest { trees } => trees.iter().map(|tree| expected(tree, 0)).sum::<f64>() / count(trees),
+            Form::Forest { trees } => mean(trees, count(trees)),
+            Form::Ensemble(ensemble) => ensemble.base + mean(&ensemble.trees, ensemble.divisor),
         };
-        let depth = if let Form::Forest { trees } = &model.form { depth(trees) } else { 0 };
+        let depth = match &model.form {
+            Form::Logistic { .. } => 0,
+            Form::Forest { trees } | Form::Ensemble(Ensemble { trees, .. }) => depth(trees),
+        };
         Ok(Self { model, base, depth })
     }
 
@@ -84,18 +88,30 @@ impl Reasons {
                     .enumerate()
                     .map(|(slot, imputed)| row.get(slot).copied().filter(|v| v.is_finite()).unwrap_or(*imputed))
                     .collect();
-                // A path of d splits has at most d features: a polynomial of degree d - 1.
-                match self.depth {
-                    0..=8 => explain_forest::<4>(trees, &row, &mut contributions),
-                    9..=16 => explain_forest::<8>(trees, &row, &mut contributions),
-                    _ => explain_forest::<{ MAX_DEPTH / 2 }>(trees, &row, &mut contributions),
-                }
-                let count = count(trees);
-                contributions.iter_mut().for_each(|part| *part /= count);
+                self.explain_trees(trees, &[], &row, count(trees), &mut contributions);
+            }
+            Form::Ensemble(Ensemble { trees, sets, divisor, .. }) => {
+                let width = self.model.width as usize;
+                let row: Vec<f64> = (0..width).map(|slot| row.get(slot).copied().unwrap_or(f64::NAN)).collect();
+                self.explain_trees(trees, sets, &row, *divisor, &mut contributions);
             }
         }
         Explanation { base: self.base, contributions }
     }
+
+    fn explain_trees(&self, trees: &[Tree], sets: &[CategorySet], row: &[f64], divisor: f64, parts: &mut [f64]) {
+        // A path of d splits has at most d features: a polynomial of degree d - 1.
+        match self.depth {
+            0..=8 => explain_forest::<4>(trees, sets, row, parts),
+            9..=16 => explain_forest::<8>(trees, sets, row, parts),
+            _ => explain_forest::<{ MAX_DEPTH / 2 }>(trees, sets, row, parts),
+        }
+        parts.iter_mut().for_each(|part| *part /= divisor);
+    }
+}
+
+fn mean(trees: &[Tree], divisor: f64) -> f64 {
+    trees.iter().map(|tree| expected(tree, 0)).sum::<f64>() / divisor
 }
 
 fn count(trees: &[Tree]) -> f64 {
@@ -164,6 +180,7 @@ struct Passed<const N: usize> {
 /// a polynomial, so a few points integrate it exactly, and one walk over the tree does it for all leaves.
 struct Walk<'a, const N: usize> {
     tree: &'a Tree,
+    sets: &'a [CategorySet],
     row: &'a [f64],
     quadrature: &'a Quadrature<N>,
     /// By slot.
@@ -179,7 +196,7 @@ impl<const N: usize> Walk<'_, N> {
             return product.map(|part| part * node.value);
         }
         let slot = node.slot as usize;
-        let goes_left = self.row[slot] <= node.threshold;
+        let goes_left = node.goes_left(self.row[slot], self.sets);
         let (left, right) = shares(self.tree, node);
         let before = self.passed[slot];
         let mut below = [0.0; N];
@@ -218,11 +235,11 @@ fn truth(known: bool) -> f64 {
     if known { 1.0 } else { 0.0 }
 }
 
-fn explain_forest<const N: usize>(trees: &[Tree], row: &[f64], contributions: &mut [f64]) {
+fn explain_forest<const N: usize>(trees: &[Tree], sets: &[CategorySet], row: &[f64], contributions: &mut [f64]) {
     let quadrature = Quadrature::<N>::new();
     let mut passed = vec![Passed { zero: 1.0, one: true, inverse: [1.0; N] }; row.len()];
     for tree in trees {
-        Walk { tree, row, quadrature: &quadrature, passed: &mut passed, contributions: &mut *contributions }
+        Walk { tree, sets, row, quadrature: &quadrature, passed: &mut passed, contributions: &mut *contributions }
             .visit(0, &[1.0; N]);
     }
 }
@@ -243,28 +260,36 @@ fn real(index: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::compiled::{Compiled, Form, Tree};
+    use super::super::compiled::{CategorySet, Compiled, Form, Tree, logit};
     use super::super::scorer::{Scorer, Scratch};
-    use super::super::synthetic::{forest, rows};
+    use super::super::synthetic::{ensemble, forest, rows};
     use super::{Reasons, shares};
 
+    fn trees(model: &Compiled) -> (&[Tree], &[CategorySet], f64) {
+        match &model.form {
+            Form::Forest { trees } => (trees, &[], trees.len() as f64),
+            Form::Ensemble(ensemble) => (&ensemble.trees, &ensemble.sets, ensemble.divisor),
+            Form::Logistic { .. } => panic!("trees"),
+        }
+    }
+
     /// The tree's expectation where only the features in `known` (a bit mask) are known.
-    fn conditional(tree: &Tree, at: u32, row: &[f64], known: u32) -> f64 {
+    fn conditional(tree: &Tree, sets: &[CategorySet], at: u32, row: &[f64], known: u32) -> f64 {
         let node = &tree.nodes[at as usize];
         if node.is_leaf() {
             return node.value;
         }
         if known >> node.slot & 1 == 1 {
-            let next = if row[node.slot as usize] <= node.threshold { node.left } else { node.right };
-            return conditional(tree, next, row, known);
+            let next = if node.goes_left(row[node.slot as usize], sets) { node.left } else { node.right };
+            return conditional(tree, sets, next, row, known);
         }
         let (left, right) = shares(tree, node);
-        left * conditional(tree, node.left, row, known) + right * conditional(tree, node.right, row, known)
+        left * conditional(tree, sets, node.left, row, known) + right * conditional(tree, sets, node.right, row, known)
     }
 
     fn shapley(model: &Compiled, row: &[f64]) -> Vec<f64> {
-        let Form::Forest { trees } = &model.form else { panic!("a forest") };
-        let value = |known| trees.iter().map(|tree| conditional(tree, 0, row, known)).sum::<f64>() / trees.len() as f64;
+        let (trees, sets, divisor) = trees(model);
+        let value = |known| trees.iter().map(|tree| conditional(tree, sets, 0, row, known)).sum::<f64>() / divisor;
         let factorial = |n: u32| (1..=n).map(f64::from).product::<f64>();
         (0..model.width)
             .map(|slot| {
@@ -282,8 +307,8 @@ mod tests {
 
     #[test]
     fn contributions_are_shapley_values_by_brute_force() {
-        for (seed, width) in [(1, 2), (2, 4), (3, 8), (4, 6)] {
-            let mut model = forest(seed, 3, 5, width);
+        for (seed, width) in [(1, 2), (2, 4), (3, 8), (4, 6), (5, 5)] {
+            let mut model = if seed == 5 { ensemble(seed, 4, 6, width) } else { forest(seed, 3, 5, width) };
             if seed == 4 {
                 // Covers counted from few rows leave some branches empty.
                 let Form::Forest { trees } = &mut model.form else { panic!("a forest") };
@@ -291,7 +316,13 @@ mod tests {
                 trees.iter_mut().for_each(|tree| tree.count_cover(few.chunks(width as usize)));
             }
             let reasons = Reasons::new(model.clone()).unwrap();
-            for row in rows(seed + 100, 5, width as usize).chunks(width as usize) {
+            let mut some = rows(seed + 100, 5, width as usize);
+            if seed == 5 {
+                some.iter_mut().step_by(4).for_each(|value| *value = f64::NAN);
+                some.iter_mut().skip(1).step_by(3).for_each(|value| *value = f64::INFINITY);
+                some.iter_mut().skip(2).step_by(5).for_each(|value| *value = 0.0);
+            }
+            for row in some.chunks(width as usize) {
                 let explained = reasons.explain(row).contributions;
                 for (ours, exact) in explained.iter().zip(shapley(&model, row)) {
                     assert!((ours - exact).abs() < 1e-9, "{ours} {exact}");
@@ -316,6 +347,13 @@ mod tests {
                     top.len() <= 3 && top.is_sorted_by(|a, b| a.1 >= b.1) && top.iter().all(|(_, part)| *part > 0.0)
                 );
             }
+        }
+        let model = ensemble(8, 20, 6, 12);
+        let (scorer, reasons) = (Scorer::new(&model).unwrap(), Reasons::new(model).unwrap());
+        for row in rows(3, 20, 12).chunks(12) {
+            let explained = reasons.explain(row);
+            let sum = explained.base + explained.contributions.iter().sum::<f64>();
+            assert!((0.5 * sum - logit(scorer.score_one(row, &mut Scratch::default()))).abs() < 1e-9);
         }
     }
 }

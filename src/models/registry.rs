@@ -31,6 +31,8 @@ pub enum RegistryError {
     NotFound { root: PathBuf, name: String, version: String },
     #[error("model `{name}` in {} has no version in force", root.display())]
     NoCurrent { root: PathBuf, name: String },
+    #[error("model `{name}` version {version} is in force: promote another first")]
+    InForce { name: String, version: String },
     #[error("model `{name}` was trained on feature set {model}; the configuration has {configured}")]
     FeatureSet { name: String, model: String, configured: String },
     #[error("model `{name}` version {version} was changed after it was made: its content is {found}")]
@@ -154,6 +156,46 @@ impl Registry {
         }
         versions.sort();
         Ok(versions)
+    }
+
+    /// The models that have a folder here, in the order of their names.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub fn names(&self) -> Result<Vec<String>, RegistryError> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.root).map_err(at(&self.root))? {
+            let name = entry.map_err(at(&self.root))?.file_name().to_string_lossy().into_owned();
+            // Other files and folders may lie beside them.
+            if self.folder(&name).is_ok() && !self.list(&name).unwrap_or_default().is_empty() {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Takes a version away. The one in force stays.
+    ///
+    /// # Errors
+    /// When it is in force, not there, or cannot be removed.
+    pub fn remove(&self, name: &str, version: &str) -> Result<(), RegistryError> {
+        if !is_version(version) {
+            return Err(RegistryError::Version(version.into()));
+        }
+        if self.current(name).is_ok_and(|current| current == version) {
+            return Err(RegistryError::InForce { name: name.into(), version: version.into() });
+        }
+        let folder = self.folder(name)?;
+        let (place, gone) = (folder.join(version), folder.join(format!(".{version}.gone")));
+        if !place.is_dir() {
+            let (root, name) = (self.root.clone(), name.into());
+            return Err(RegistryError::NotFound { root, name, version: version.into() });
+        }
+        // Out of sight at once, so that none is ever seen half removed.
+        fs::rename(&place, &gone).map_err(at(&place))?;
+        fs::remove_dir_all(&gone).map_err(at(&gone))?;
+        flush_folder(&folder)
     }
 
     /// Loads a model for rows of the feature set with this fingerprint.
@@ -322,6 +364,23 @@ mod tests {
         let mut out = [0.0];
         model.score_block(&[0.1, 0.2, f64::NAN, 0.4], 4, &mut out, &mut Scratch::default());
         assert!(out[0] > 0.0 && out[0] < 1.0);
+    }
+
+    #[test]
+    fn a_version_that_is_not_in_force_can_be_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Registry::new(folder.path());
+        let (compiled, mut manifest, ..) = evaluated();
+        let first = registry.add("m", &compiled, &manifest, &[]).unwrap();
+        manifest.seed += 1;
+        let second = registry.add("m", &compiled, &manifest, &[]).unwrap();
+        fs::create_dir(folder.path().join("not a model")).unwrap();
+        registry.promote("m", &first).unwrap();
+        assert_eq!(registry.names().unwrap(), ["m"]);
+        assert!(matches!(registry.remove("m", &first), Err(RegistryError::InForce { .. })));
+        registry.remove("m", &second).unwrap();
+        assert!(matches!(registry.remove("m", &second), Err(RegistryError::NotFound { .. })));
+        assert_eq!(registry.list("m").unwrap(), [first]);
     }
 
     #[test]

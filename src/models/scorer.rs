@@ -2,33 +2,28 @@
 //! allocation once its scratch has grown, no dependence on where a block begins: a row's score is
 //! the same alone as among others.
 //!
-//! Trees up to `COMPLETE` splits deep are laid out as complete binary trees of thresholds, slots
-//! and leaves; a group of rows descends one tree together, so that the loads of one row hide the
-//! latency of another's, with no branch taken on data. Values are compared as integers in the order of
-//! `f64` (`key`), which decides exactly as the trainer's comparison does, and took a sixth less time than
-//! comparing floats. Binning each value to a small integer was not tried: it adds a search of a
-//! few hundred thresholds a feature. Deeper trees are walked node by node.
+//! A row is first turned into one integer for each test of a feature that the model makes (`columns`),
+//! in the order of `f64`: comparing them decides exactly as the trainer's comparison does. Then eight trees
+//! descend side by side for one row, or one tree for eight rows (`forest`).
 #![expect(
     clippy::indexing_slicing,
     reason = "a numeric kernel: every index is masked to a power of two or bounded by Compiled::validate"
 )]
 
-use super::compiled::{Calibration, Compiled, Form, Node, Tree, logistic};
+mod columns;
+mod forest;
+
+use super::compiled::{Calibration, CategorySet, Compiled, Ensemble, Form, Link, Tree, Unreadable, logistic};
 
 /// Features a row at most.
 pub const MAX_WIDTH: usize = 1024;
-/// Splits from root to leaf up to which a tree is laid out as a complete one.
-const COMPLETE: usize = 10;
-/// Rows gathered at a time: with 64 features they take half of a 32 KiB cache.
+/// Rows whose keys are made at a time: 64 columns of them take half of a 32 KiB cache.
 const GATHERED: usize = 32;
-/// Rows that descend a tree side by side: 8 measured best; 4 took 40 % longer, 16 as long or longer.
-const ABREAST: usize = 8;
 
 /// A compiled model made ready to run.
 #[derive(Debug, Clone)]
 pub struct Scorer {
     width: usize,
-    imputed: Vec<f64>,
     calibration: Calibration,
     kernel: Kernel,
 }
@@ -36,7 +31,16 @@ pub struct Scorer {
 #[derive(Debug, Clone)]
 enum Kernel {
     Linear { intercept: f64, dense: Vec<Dense> },
-    Forest(Forest),
+    Forest(Box<Forest>),
+}
+
+#[derive(Debug, Clone)]
+struct Forest {
+    columns: columns::Columns,
+    trees: forest::Forest,
+    base: f64,
+    divisor: f64,
+    link: Link,
 }
 
 /// One slot's part of a linear sum; slots without a term weigh nothing.
@@ -47,53 +51,16 @@ struct Dense {
     missing: f64,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Forest {
-    trees: Vec<Placed>,
-    thresholds: Vec<u64>,
-    slots: Vec<u16>,
-    leaves: Vec<f64>,
-}
-
-#[derive(Debug, Clone)]
-enum Placed {
-    /// 2^depth entries of each array from `start`.
-    Complete {
-        start: usize,
-        depth: usize,
-    },
-    Deep(Vec<Deep>),
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Deep {
-    threshold: u64,
-    slot: u16,
-    left: u32,
-    right: u32,
-    value: f64,
-}
-
-/// An integer for each finite number, in the same order; both zeros are the same number.
-#[inline]
-const fn key(value: f64) -> u64 {
-    const SIGN: u64 = 1 << 63;
-    // Adding zero turns -0 into 0.
-    let bits = (value + 0.0).to_bits();
-    // All ones for a negative number, whose magnitude counts downwards.
-    bits ^ ((bits >> 63).wrapping_neg() | SIGN)
-}
-
 /// Reused between blocks; one a thread.
 #[derive(Debug, Clone, Default)]
 pub struct Scratch {
-    gathered: Vec<u64>,
+    keys: Vec<u64>,
 }
 
 impl Scorer {
     /// # Errors
     /// When the model contradicts itself (see [`Compiled::validate`]).
-    pub fn new(model: &Compiled) -> Result<Self, super::compiled::Unreadable> {
+    pub fn new(model: &Compiled) -> Result<Self, Unreadable> {
         model.validate()?;
         let width = model.width as usize;
         let kernel = match &model.form {
@@ -105,9 +72,15 @@ impl Scorer {
                 }
                 Kernel::Linear { intercept: *intercept, dense }
             }
-            Form::Forest { trees } => Kernel::Forest(Forest::place(trees)),
+            Form::Forest { trees } => {
+                let divisor = u32::try_from(trees.len()).map_or(f64::NAN, f64::from);
+                Kernel::Forest(Box::new(Forest::new(trees, &model.imputed, &[], 0.0, divisor, Link::Identity)?))
+            }
+            Form::Ensemble(Ensemble { trees, sets, base, divisor, link }) => {
+                Kernel::Forest(Box::new(Forest::new(trees, &[], sets, *base, *divisor, *link)?))
+            }
         };
-        Ok(Self { width, imputed: model.imputed.clone(), calibration: model.calibration, kernel })
+        Ok(Self { width, calibration: model.calibration, kernel })
     }
 
     /// Features a row.
@@ -116,7 +89,8 @@ impl Scorer {
         self.width
     }
 
-    /// Scores `out.len()` rows laid end to end. Missing values are those that are not finite.
+    /// Scores `out.len()` rows laid end to end. Missing values are those that are not finite; for an
+    /// ensemble, which knows infinities, only NaN.
     ///
     /// # Panics
     /// When `rows` does not hold `out.len()` rows of this model's width: a mistake of the caller.
@@ -128,10 +102,11 @@ impl Scorer {
                     *score = linear(*intercept, dense, row);
                 }
             }
-            Kernel::Forest(forest) => match self.width {
+            Kernel::Forest(forest) => match forest.columns.len() {
                 ..=64 => self.forest::<64>(forest, rows, out, scratch),
                 65..=256 => self.forest::<256>(forest, rows, out, scratch),
-                _ => self.forest::<MAX_WIDTH>(forest, rows, out, scratch),
+                257..=1024 => self.forest::<1024>(forest, rows, out, scratch),
+                _ => self.forest::<{ columns::MOST }>(forest, rows, out, scratch),
             },
         }
         for score in out.iter_mut() {
@@ -148,23 +123,36 @@ impl Scorer {
     }
 
     fn forest<const W: usize>(&self, forest: &Forest, rows: &[f64], out: &mut [f64], scratch: &mut Scratch) {
-        scratch.gathered.resize(GATHERED * W, 0);
-        let (gathered, _) = scratch.gathered.as_chunks_mut::<W>();
-        let count = forest.count();
+        scratch.keys.resize(GATHERED * W, 0);
+        let (keys, _) = scratch.keys.as_chunks_mut::<W>();
         for (rows, out) in rows.chunks(GATHERED * self.width).zip(out.chunks_mut(GATHERED)) {
-            for (row, padded) in rows.chunks_exact(self.width).zip(gathered.iter_mut()) {
-                for ((value, imputed), place) in row.iter().zip(&self.imputed).zip(padded) {
-                    *place = key(if value.is_finite() { *value } else { *imputed });
-                }
+            for (row, keys) in rows.chunks_exact(self.width).zip(keys.iter_mut()) {
+                forest.columns.keys(row, keys);
             }
             out.fill(0.0);
-            for tree in &forest.trees {
-                forest.add(tree, &gathered[..out.len()], out);
-            }
+            forest.trees.add(&keys[..out.len()], out);
             for score in out {
-                *score /= count;
+                *score = forest.link.apply(forest.base + *score / forest.divisor);
             }
         }
+    }
+}
+
+impl Forest {
+    fn new(
+        trees: &[Tree],
+        imputed: &[f64],
+        sets: &[CategorySet],
+        base: f64,
+        divisor: f64,
+        link: Link,
+    ) -> Result<Self, Unreadable> {
+        let columns = columns::Columns::of(trees, imputed, sets);
+        if columns.len() > columns::MOST {
+            let what = format!("{} distinct tests of features; {} are possible", columns.len(), columns::MOST);
+            return Err(Unreadable::Inconsistent(what));
+        }
+        Ok(Self { trees: forest::Forest::place(trees, &columns), columns, base, divisor, link })
     }
 }
 
@@ -185,136 +173,32 @@ fn linear(intercept: f64, dense: &[Dense], row: &[f64]) -> f64 {
     logistic(intercept + ((sums[0] + sums[1]) + (sums[2] + sums[3])) + rest)
 }
 
-impl Forest {
-    fn place(trees: &[Tree]) -> Self {
-        let mut forest = Self::default();
-        for tree in trees {
-            let depth = tree.depth();
-            if depth > COMPLETE {
-                let deep = |node: &Node| Deep {
-                    threshold: key(node.threshold),
-                    slot: u16::try_from(node.slot).unwrap_or_default(),
-                    left: node.left,
-                    right: node.right,
-                    value: node.value,
-                };
-                forest.trees.push(Placed::Deep(tree.nodes.iter().map(deep).collect()));
-                continue;
-            }
-            let (start, size) = (forest.leaves.len(), 1 << depth);
-            forest.thresholds.resize(start + size, u64::MAX);
-            forest.slots.resize(start + size, 0);
-            forest.leaves.resize(start + size, 0.0);
-            forest.fill(tree, 0, 1, start, size);
-            forest.trees.push(Placed::Complete { start, depth });
-        }
-        forest
-    }
-
-    /// Puts `node` at place `at` (the root is 1, the children of n are 2n and 2n + 1; leaves
-    /// follow from `size`). A leaf that comes early is repeated below itself.
-    fn fill(&mut self, tree: &Tree, node: usize, at: usize, start: usize, size: usize) {
-        let found = tree.nodes[node];
-        if at >= size {
-            self.leaves[start + at - size] = found.value;
-            return;
-        }
-        let (left, right) = if found.is_leaf() {
-            (node, node)
-        } else {
-            self.thresholds[start + at] = key(found.threshold);
-            self.slots[start + at] = u16::try_from(found.slot).unwrap_or_default();
-            (found.left as usize, found.right as usize)
-        };
-        self.fill(tree, left, 2 * at, start, size);
-        self.fill(tree, right, 2 * at + 1, start, size);
-    }
-
-    fn count(&self) -> f64 {
-        u32::try_from(self.trees.len()).map_or(f64::NAN, f64::from)
-    }
-
-    fn add<const W: usize>(&self, tree: &Placed, rows: &[[u64; W]], out: &mut [f64]) {
-        match tree {
-            Placed::Deep(tree) => {
-                for (row, score) in rows.iter().zip(out) {
-                    let mut node = tree[0];
-                    while node.left != 0 {
-                        let right = row[usize::from(node.slot) & (W - 1)] > node.threshold;
-                        node = tree[if right { node.right } else { node.left } as usize];
-                    }
-                    *score += node.value;
-                }
-            }
-            Placed::Complete { start, depth } => match depth {
-                0 => out.iter_mut().for_each(|score| *score += self.leaves[*start]),
-                1 => self.descend::<W, 2>(*start, rows, out),
-                2 => self.descend::<W, 4>(*start, rows, out),
-                3 => self.descend::<W, 8>(*start, rows, out),
-                4 => self.descend::<W, 16>(*start, rows, out),
-                5 => self.descend::<W, 32>(*start, rows, out),
-                6 => self.descend::<W, 64>(*start, rows, out),
-                7 => self.descend::<W, 128>(*start, rows, out),
-                8 => self.descend::<W, 256>(*start, rows, out),
-                9 => self.descend::<W, 512>(*start, rows, out),
-                _ => self.descend::<W, 1024>(*start, rows, out),
-            },
-        }
-    }
-
-    /// `N` is 2 to the tree's depth: arrays of known size and masked indices need no bound checks.
-    #[inline]
-    fn descend<const W: usize, const N: usize>(&self, start: usize, rows: &[[u64; W]], out: &mut [f64]) {
-        let (Some(thresholds), Some(slots), Some(leaves)) = (
-            self.thresholds[start..].first_chunk::<N>(),
-            self.slots[start..].first_chunk::<N>(),
-            self.leaves[start..].first_chunk::<N>(),
-        ) else {
-            return;
-        };
-        let step = |place: usize, row: &[u64; W]| {
-            let place = place & (N - 1);
-            let slot = usize::from(slots[place]) & (W - 1);
-            2 * place + usize::from(row[slot] > thresholds[place])
-        };
-        let (groups, rest) = rows.as_chunks::<ABREAST>();
-        let (sums, last_sums) = out.as_chunks_mut::<ABREAST>();
-        for (rows, sums) in groups.iter().zip(sums) {
-            let mut places = [1_usize; ABREAST];
-            for _ in 0..N.trailing_zeros() {
-                for (place, row) in places.iter_mut().zip(rows) {
-                    *place = step(*place, row);
-                }
-            }
-            for (sum, place) in sums.iter_mut().zip(places) {
-                *sum += leaves[place & (N - 1)];
-            }
-        }
-        for (row, sum) in rest.iter().zip(last_sums) {
-            let mut place = 1;
-            for _ in 0..N.trailing_zeros() {
-                place = step(place, row);
-            }
-            *sum += leaves[place & (N - 1)];
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::compiled::{Calibration, Compiled, Form, Term, Tree};
-    use super::super::synthetic::{forest, rows};
+    use super::super::compiled::{Calibration, Compiled, Ensemble, Form, Term, Tree};
+    use super::super::synthetic::{ensemble, forest, rows};
     use super::{Scorer, Scratch};
 
     fn plainly(model: &Compiled, row: &[f64]) -> f64 {
-        let row: Vec<f64> = row.iter().zip(&model.imputed).map(|(v, i)| if v.is_finite() { *v } else { *i }).collect();
-        let Form::Forest { trees } = &model.form else { panic!("a forest") };
-        trees.iter().map(|tree| tree.predict(&row)).sum::<f64>() / trees.len() as f64
+        match &model.form {
+            Form::Forest { trees } => {
+                let imputed = row.iter().zip(&model.imputed).map(|(v, i)| if v.is_finite() { *v } else { *i });
+                let row: Vec<f64> = imputed.collect();
+                trees.iter().map(|tree| tree.predict(&row, &[])).sum::<f64>() / trees.len() as f64
+            }
+            Form::Ensemble(Ensemble { trees, sets, base, divisor, link }) => {
+                let sum = trees.iter().map(|tree| tree.predict(row, sets)).sum::<f64>();
+                model.calibration.apply(link.apply(base + sum / divisor))
+            }
+            Form::Logistic { .. } => panic!("trees"),
+        }
     }
 
     #[test]
     fn a_forests_scores_are_those_of_walking_each_tree() {
-        for (trees, depth, width) in [(1, 1, 1), (20, 7, 50), (9, 10, 70), (5, 12, 300), (3, 0, 2)] {
+        for (trees, depth, width) in
+            [(1, 1, 1), (20, 7, 50), (9, 10, 70), (5, 12, 300), (3, 0, 2), (17, 9, 1), (40, 3, 260)]
+        {
             let model = forest(11, trees, depth, width);
             let mut rows = rows(5, 77, width as usize);
             // Values exactly at thresholds, next to them, missing and infinite.
@@ -337,12 +221,26 @@ mod tests {
         }
     }
 
+    /// Every rule, on every side, with every kind of strange value, shallow and deep, in many columns and few.
     #[test]
-    fn keys_are_in_the_order_of_numbers() {
-        let numbers =
-            [f64::MIN, -2.5, -1.0, -f64::MIN_POSITIVE, -5e-324, 0.0, 5e-324, 1.0, 1.0_f64.next_up(), f64::MAX];
-        assert!(numbers.is_sorted_by(|a, b| super::key(*a) < super::key(*b)));
-        assert_eq!(super::key(-0.0), super::key(0.0));
+    fn an_ensembles_scores_are_those_of_walking_each_tree() {
+        for (trees, depth, width) in [(3, 2, 2), (20, 5, 30), (6, 12, 90)] {
+            let model = ensemble(4, trees, depth, width);
+            let mut rows = rows(5, 90, width as usize);
+            let strange = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -0.0, 1e-35, -1e-36, 2.0, -0.5, 1e300];
+            for (at, value) in rows.iter_mut().enumerate().filter(|(at, _)| at % 3 == 0) {
+                *value = strange[at / 3 % strange.len()];
+            }
+            let decoded = Compiled::decode(&model.encode().unwrap()).unwrap();
+            assert_eq!(decoded, model);
+            let scorer = Scorer::new(&decoded).unwrap();
+            let (mut out, mut scratch) = (vec![0.0; 90], Scratch::default());
+            scorer.score(&rows, &mut out, &mut scratch);
+            for (row, score) in rows.chunks(width as usize).zip(&out) {
+                assert_eq!(*score, plainly(&model, row));
+                assert_eq!(*score, scorer.score_one(row, &mut scratch), "alone or among others");
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Made-up forests and rows from a seed, for tests and benches of speed and shape.
 
-use super::compiled::{Calibration, Compiled, Form, Node, Tree};
+use super::compiled::{Calibration, CategorySet, Compiled, Ensemble, Form, Link, Node, Rule, Side, Tree};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
@@ -11,6 +11,26 @@ pub fn forest(seed: u64, trees: usize, depth: usize, width: u32) -> Compiled {
     let trees = (0..trees).map(|_| Tree { nodes: grow(&mut random, depth, width) }).collect();
     let imputed = (0..width).map(|_| unit(&mut random)).collect();
     Compiled { width, imputed, form: Form::Forest { trees }, calibration: Calibration::None }
+}
+
+/// Trees of the same shape whose splits follow all rules in turn.
+#[must_use]
+pub fn ensemble(seed: u64, trees: usize, depth: usize, width: u32) -> Compiled {
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+    let mut trees: Vec<Tree> = (0..trees).map(|_| Tree { nodes: grow(&mut random, depth, width) }).collect();
+    for node in trees.iter_mut().flat_map(|tree| &mut tree.nodes).filter(|node| !node.is_leaf()) {
+        let draw = random.next_u64();
+        let missing = if draw.is_multiple_of(2) { Side::Left } else { Side::Right };
+        node.rule = match draw >> 1 & 3 {
+            0 | 1 => Rule::AtMost { missing },
+            2 => Rule::ZeroMissing { missing },
+            _ => Rule::Among { set: u32::from(draw & 8 == 0), missing },
+        };
+    }
+    let sets = vec![CategorySet::of([0, 2, 70].into_iter(), false), CategorySet::of([1, 2, 33].into_iter(), true)];
+    let link = Link::Logistic { slope: 0.5 };
+    let form = Form::Ensemble(Ensemble { trees, sets, base: -0.5, divisor: 2.0, link });
+    Compiled { width, imputed: vec![0.0; width as usize], form, calibration: Calibration::None }
 }
 
 /// Row-major values in 0..1.

@@ -5,6 +5,7 @@ mod architecture;
 mod commands;
 mod damage;
 mod engine;
+mod imports;
 mod kill;
 mod licences;
 mod limits;

@@ -72,6 +72,7 @@ pub fn evaluate(
         kind: match &model.form {
             Form::Logistic { .. } => "logistic",
             Form::Forest { .. } => "forest",
+            Form::Ensemble(_) => "ensemble",
         }
         .to_owned(),
         feature_set: train.fingerprint.clone(),
@@ -92,6 +93,7 @@ pub fn evaluate(
         feature_histograms: (0..width).map(|slot| Histogram::of(column(slot), FEATURE_BINS)).collect(),
         score_histogram: Histogram::of(scores.iter().copied(), SCORE_BINS),
         parent: about.parent,
+        imported: None,
     };
     Ok((manifest, scores))
 }
