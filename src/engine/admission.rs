@@ -190,6 +190,113 @@ impl AdmissionBook {
     }
 }
 
+/// The book as it was at a moment, whatever becomes of it later.
+pub struct SavedBook {
+    newest: Vec<(u32, EventTime)>,
+    generation_start: EventTime,
+    counts: AdmissionCounts,
+    old: Blocks<(u64, First)>,
+    young: Blocks<(u64, First)>,
+}
+
+impl AdmissionBook {
+    /// The book as it is now.
+    #[must_use]
+    pub fn save(&self) -> SavedBook {
+        let mut newest: Vec<_> = self.newest.iter().map(|(partition, newest)| (*partition, *newest)).collect();
+        newest.sort_unstable();
+        SavedBook {
+            newest,
+            generation_start: self.generation_start,
+            counts: self.counts,
+            old: self.old.ids.clone(),
+            young: self.young.ids.clone(),
+        }
+    }
+
+    /// Takes in what [`SavedBook::head`] gave.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn load_head(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
+        let words: Vec<i64> =
+            bytes.chunks(8).filter_map(|word| word.first_chunk::<8>()).map(|word| i64::from_le_bytes(*word)).collect();
+        let [start, admitted, late, duplicates, future, forgotten_early, newest @ ..] = words.as_slice() else {
+            return Err("ends in the middle");
+        };
+        let [admitted, late, duplicates, future, forgotten_early] =
+            [admitted, late, duplicates, future, forgotten_early].map(|count| count.cast_unsigned());
+        self.generation_start = *start;
+        self.counts = AdmissionCounts { admitted, late, duplicates, future, forgotten_early };
+        for of_partition in newest.chunks_exact(2) {
+            let [partition, newest] = of_partition else { continue };
+            let partition = u32::try_from(*partition).map_err(|_| "has a partition that is none")?;
+            self.newest.insert(partition, *newest);
+        }
+        Ok(())
+    }
+
+    /// Takes in ids of a generation, in order.
+    ///
+    /// # Errors
+    /// They are none.
+    pub fn load_ids(&mut self, bytes: &[u8], young: bool) -> Result<(), &'static str> {
+        let generation = if young { &mut self.young } else { &mut self.old };
+        let mut rest = bytes;
+        while let Some((id, after)) = rest.split_first_chunk::<8>() {
+            let (partition, after) = after.split_first_chunk::<4>().ok_or("ends in the middle")?;
+            let (offset, after) = after.split_first_chunk::<8>().ok_or("ends in the middle")?;
+            let first = First { partition: u32::from_le_bytes(*partition), offset: u64::from_le_bytes(*offset) };
+            generation.find_or_add(u64::from_le_bytes(*id), first);
+            rest = after;
+        }
+        if rest.is_empty() { Ok(()) } else { Err("ends in the middle") }
+    }
+}
+
+impl SavedBook {
+    /// All but the ids: the generation's start, the counts, then partitions with their newest times; 64 bits each,
+    /// little endian.
+    #[must_use]
+    pub fn head(&self) -> Vec<u8> {
+        let AdmissionCounts { admitted, late, duplicates, future, forgotten_early } = self.counts;
+        let counts = [admitted, late, duplicates, future, forgotten_early].map(u64::cast_signed);
+        let newest = self.newest.iter().flat_map(|(partition, newest)| [i64::from(*partition), *newest]);
+        let words = std::iter::once(self.generation_start).chain(counts).chain(newest);
+        words.flat_map(i64::to_le_bytes).collect()
+    }
+
+    /// Calls `each` with parts of the older generation's ids.
+    ///
+    /// # Errors
+    /// What `each` returns.
+    pub fn old_ids<E>(&self, each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        ids(&self.old, each)
+    }
+
+    /// Calls `each` with parts of the younger generation's ids.
+    ///
+    /// # Errors
+    /// What `each` returns.
+    pub fn young_ids<E>(&self, each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        ids(&self.young, each)
+    }
+}
+
+fn ids<E>(ids: &Blocks<(u64, First)>, mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    let mut bytes = Vec::new();
+    for (id, First { partition, offset }) in ids.iter() {
+        bytes.extend_from_slice(&id.to_le_bytes());
+        bytes.extend_from_slice(&partition.to_le_bytes());
+        bytes.extend_from_slice(&offset.to_le_bytes());
+        if bytes.len() >= 1 << 19 {
+            each(&bytes)?;
+            bytes.clear();
+        }
+    }
+    if bytes.is_empty() { Ok(()) } else { each(&bytes) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{AdmissionBook, AdmissionSettings, First, Standing};

@@ -12,6 +12,7 @@ mod batch;
 mod decision;
 mod matrix;
 mod pool;
+mod save;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ pub use batch::{Batch, Piece};
 pub use decision::{Decision, Fate};
 pub use matrix::Matrix;
 pub use pool::in_parallel;
+pub use save::{Frozen, Part};
 
 use crate::features::{Admission, FeatureSet, FeatureShards, KeyedHasher, Memory, Profile};
 use crate::models::Model;
@@ -54,6 +56,8 @@ pub struct Engine {
     hasher: KeyedHasher,
     book: AdmissionBook,
     shards: Vec<FeatureShards>,
+    /// While a snapshot is taken: whose entities are walked.
+    walking: usize,
 }
 
 /// Batches below this are decided on one thread: waking another costs more than it saves.
@@ -71,7 +75,7 @@ impl Engine {
             .map(|worker| FeatureShards::new(Arc::clone(&brain.features), worker, workers, lateness))
             .collect();
         let hasher = KeyedHasher::new(settings.key);
-        Self { brain, settings, hasher, book: AdmissionBook::new(settings.admission), shards }
+        Self { brain, settings, hasher, book: AdmissionBook::new(settings.admission), shards, walking: 0 }
     }
 
     #[must_use]

@@ -81,6 +81,11 @@ impl Processor {
         &self.engine
     }
 
+    /// To save its state, and to load it.
+    pub fn engine_mut(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
     #[must_use]
     pub fn log(&self) -> &dyn Log {
         &*self.log

@@ -12,5 +12,6 @@ mod limits;
 mod restart;
 mod service;
 mod simulation;
+mod snapshots;
 mod support;
 mod webhooks;
