@@ -8,6 +8,7 @@ mod projector;
 mod setup;
 mod sources;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,16 +29,20 @@ use crate::alerts::{Deliverer, Outbox};
 use crate::api::{self, Keys, Limits, RequestTimes};
 use crate::clock;
 use crate::config::DurabilityMode;
-use crate::engine::Engine;
+use crate::engine::{Decision, Engine};
+use crate::features::KeyedHasher;
+use crate::pipeline::entry;
 use crate::pipeline::ports::{Log, NoLog};
 use crate::pipeline::processor::Processor;
 use crate::pipeline::recent::RecentDecisions;
-use crate::pipeline::recovery::{Recovered, Recovery, RecoveryError};
+use crate::pipeline::recovery::{Recovered, Recovery, RecoveryError, Resume};
 use crate::pipeline::service::{Durability, Flusher, Inbox, Loop, Message, Shared};
+use crate::pipeline::snapshots::{self, Ends, Identity, Saver, Snapshots as TakeSnapshots};
 use crate::pipeline::status::Status;
 use crate::sources::decode::JsonDecoder;
 use crate::store::journal::{self, Journal, JournalError, JournalLimits};
 use crate::store::quarantine::{self, QuarantineFile};
+use crate::store::snapshot::Snapshots;
 use projector::{Projector, ToProjector};
 use sources::{RereadFiles, Switch};
 
@@ -74,6 +79,8 @@ const INBOX: usize = 1_024;
 /// Batches that wait for the disk, at most.
 const COMMITTED: usize = 64;
 const LIVE_ALERTS: usize = 1_024;
+/// Slices of a snapshot that wait for the disk, at most.
+const SLICES: usize = 8;
 
 /// Starts everything. `progress` is told of journal entries read and to read while state is brought back.
 ///
@@ -120,11 +127,8 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
         most: (config.alerts.max_waiting, config.alerts.max_dead),
         stop: Arc::clone(&switch.stop),
     };
-    let engine = Engine::new(setup.brain.clone(), setup.engine_settings(key));
-    let hasher = engine.hasher().clone();
+    let hasher = KeyedHasher::new(key);
     let decoder = JsonDecoder::new(Arc::clone(&setup.mapping));
-    let mut processor =
-        Processor::new(engine, &decoder, Arc::clone(&setup.schema), Box::new(NoLog::default()), decided_by);
     let reread = RereadFiles::new(&config.sources, &partitions, &setup.mapping);
     let quarantine = QuarantineFile::open(&folder.join(quarantine::FOLDER), config.quarantine.max_bytes);
     let shared = Shared {
@@ -132,7 +136,15 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
         quarantine: Mutex::new(Box::new(quarantine.context("the quarantine")?)),
         status: Status::default(),
     };
-    let recovered = recover(&mut processor, &journal, &projector, reread, &shared, &mut progress)?;
+    let snapshots = Snapshots::open(folder, config.snapshots.keep).context("the snapshots")?;
+    let identity = identity(setup, key);
+    let fresh = || {
+        let engine = Engine::new(setup.brain.clone(), setup.engine_settings(key));
+        Processor::new(engine, &decoder, Arc::clone(&setup.schema), Box::new(NoLog::default()), decided_by)
+    };
+    let loaded = load_snapshot(&snapshots, &identity, &fresh, &shared, &journal, outbox.cursor()?)?;
+    let (mut processor, from) = loaded.map_or_else(|| (fresh(), None), |(processor, from)| (processor, Some(from)));
+    let recovered = recover(&mut processor, from, &journal, &projector, reread, &shared, &mut progress)?;
     let (bytes_of, entries) = (folder.join(journal::FOLDER), journal.next_sequence());
     processor.commit_to(Box::new(journal));
     // What recovery counted was counted before the restart.
@@ -150,6 +162,7 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
     let (sender, to_engine) = sync_channel(INBOX);
     let inbox = Inbox::new(sender, Arc::clone(&shared));
     let (committed, to_flusher) = sync_channel(COMMITTED);
+    let (to_saver, to_save) = sync_channel(SLICES);
     let (alerts, to_projector) = sync_channel(COMMITTED);
     let engine = Loop {
         processor,
@@ -161,11 +174,15 @@ pub fn start(setup: &Setup, mut progress: impl FnMut(u64, u64)) -> anyhow::Resul
         next_offsets: sources::next_offsets(&recovered),
         now_ms: clock::now_ms,
         wait: waiting_unless(Arc::clone(&switch.stop)),
+        snapshots: (config.snapshots.every > 0)
+            .then(|| TakeSnapshots::new(to_saver, identity, config.snapshots.every, recovered.resume.clone())),
     };
+    let saver = Saver { jobs: to_save, store: Box::new(snapshots), shared: Arc::clone(&shared) };
     let flusher = Flusher::new(to_flusher, durability, Box::new(ToProjector(alerts)), Arc::clone(&shared));
     let thread = |name: &str| Builder::new().name(format!("caddis-{name}"));
     let engine = thread("engine").spawn(move || engine.run())?;
     let flusher = thread("flusher").spawn(move || flusher.run())?;
+    thread("snapshots").spawn(move || saver.run())?;
     let projector = thread("alerts").spawn(move || projector.run(&to_projector))?;
     switch.running.store(opened.len(), Ordering::Release);
     let mut threads = Vec::new();
@@ -244,9 +261,114 @@ fn open_outbox(folder: &Path) -> anyhow::Result<Outbox> {
     Ok(outbox)
 }
 
-/// Follows the journal from its start; alerts that the outbox lacks are put in on the way.
+/// What state depends on besides the journal.
+fn identity(setup: &Setup, key: [u8; 16]) -> Identity {
+    let settings = setup.engine_settings(key);
+    let key = blake3::derive_key("caddis snapshot: which key identifiers are hashed with", &key);
+    let settings = format!("{:?} {}", settings.admission, blake3::hash(&key).to_hex());
+    Identity { features: setup.brain.features.fingerprint().to_owned(), settings }
+}
+
+/// A processor with the state of the newest snapshot that can be used, and where that begins and ends with where
+/// partitions went on; `None` where the journal must be followed from its start.
+fn load_snapshot(
+    snapshots: &Snapshots,
+    identity: &Identity,
+    fresh: &dyn Fn() -> Processor,
+    shared: &Shared,
+    journal: &Journal,
+    alerts_from: u64,
+) -> anyhow::Result<Option<(Processor, FromSnapshot)>> {
+    for begin in snapshots.all().context("the snapshots")? {
+        let file = snapshots.place(begin);
+        let started = clock::Stopwatch::start();
+        let mut ends = Ends::default();
+        let seen = snapshots.read(begin, |kind, payload| {
+            ends.see(kind, payload);
+            true
+        });
+        let (Some(head), Some(end)) = (ends.head, ends.end) else {
+            let error = seen.err().map_or_else(|| "it has no head".to_owned(), |error| error.to_string());
+            tracing::warn!(%error, "a snapshot cannot be used; the one before is tried");
+            continue;
+        };
+        let why_not = if head.identity != *identity {
+            Some("it was taken with another feature set, stream setting or key")
+        } else if end > journal.next_sequence() {
+            Some("the journal ends before it")
+        } else if alert_between(journal, alerts_from, end)? {
+            Some("alerts of entries that it holds are not in the outbox yet")
+        } else if end > journal.unsure_from() {
+            Some("the power may have gone before all of its entries were durable")
+        } else {
+            None
+        };
+        if let Some(why) = why_not {
+            tracing::info!(file = %file.display(), why, "a snapshot is passed over; the one before is tried");
+            continue;
+        }
+        let mut processor = fresh();
+        let mut wrong = None;
+        let read = snapshots.read(begin, |kind, payload| {
+            wrong = snapshots::load(kind, payload, &mut processor, shared).err();
+            wrong.is_none()
+        });
+        if let Some(error) = wrong.map(str::to_owned).or_else(|| read.err().map(|error| error.to_string())) {
+            tracing::warn!(file = %file.display(), error, "a snapshot cannot be used; the one before is tried");
+            continue;
+        }
+        tracing::info!(entry = begin, seconds = started.seconds(), "snapshot loaded");
+        let resume = head.resume.into_iter();
+        let resume = resume.map(|(partition, offset, cursor)| (partition, Resume { offset, cursor })).collect();
+        return Ok(Some((processor, FromSnapshot { begin, end, resume })));
+    }
+    Ok(None)
+}
+
+/// Whether any decision of entries from `from` up to `to` alerts, by the journal. The outbox's cursor moves with alerts
+/// only: behind it there may be many entries without.
+fn alert_between(journal: &Journal, from: u64, to: u64) -> anyhow::Result<bool> {
+    if from >= to {
+        return Ok(false);
+    }
+    let found = journal.replay(from, |sequence, payload| {
+        if sequence >= to {
+            return Err(Look::Over(false));
+        }
+        let (_, sections) = entry::read(payload).map_err(|error| RecoveryError::Entry { sequence, error })?;
+        let alerts = sections.iter().flat_map(|section| &section.decisions).any(Decision::alerts);
+        if alerts { Err(Look::Over(true)) } else { Ok(()) }
+    });
+    match found {
+        Ok(()) => Ok(false),
+        Err(Look::Over(found)) => Ok(found),
+        Err(Look::Replay(error)) => Err(error.into()),
+    }
+}
+
+/// What ends a look at the journal.
+enum Look {
+    Over(bool),
+    Replay(ReplayError),
+}
+
+impl<E: Into<ReplayError>> From<E> for Look {
+    fn from(error: E) -> Self {
+        Self::Replay(error.into())
+    }
+}
+
+/// Where a loaded snapshot begins and ends in the journal, and where partitions went on at its beginning.
+struct FromSnapshot {
+    begin: u64,
+    end: u64,
+    resume: BTreeMap<u32, Resume>,
+}
+
+/// Follows the journal from its start, or from a snapshot; alerts that the outbox lacks are put in on the way.
 fn recover(
     processor: &mut Processor,
+    from: Option<FromSnapshot>,
     journal: &Journal,
     projector: &Projector,
     mut reread: RereadFiles,
@@ -270,9 +392,12 @@ fn recover(
         reread: &mut reread,
         alerts_from,
         refused_from: journal.unsure_from(),
+        snapshot: from.as_ref().map(|from| (from.begin, from.end)),
         recovered: Recovered::default(),
     };
-    journal.replay(0, |sequence, payload| -> Result<(), ReplayError> {
+    let begin = from.as_ref().map_or(0, |from| from.begin);
+    recovery.recovered.resume = from.map(|from| from.resume).unwrap_or_default();
+    journal.replay(begin, |sequence, payload| -> Result<(), ReplayError> {
         recovery.entry(sequence, payload)?;
         if recovery.recovered.candidates.len() >= 1_024 {
             let candidates = std::mem::take(&mut recovery.recovered.candidates);
@@ -282,6 +407,7 @@ fn recover(
         Ok(())
     })?;
     let recovered = recovery.recovered;
+    processor.engine_mut().replay(None);
     let quarantine = shared.quarantine.lock().unwrap_or_else(PoisonError::into_inner).flusher();
     quarantine.flush().and_then(|()| journal.settle()).context("the disk failed to flush")?;
     if !recovered.candidates.is_empty() {

@@ -41,6 +41,7 @@ pub struct Config {
     pub policy: Option<PathBuf>,
     pub model: ModelConfig,
     pub durability: DurabilityConfig,
+    pub snapshots: SnapshotsConfig,
     pub quarantine: QuarantineConfig,
     pub http: HttpConfig,
     pub sources: Vec<SourceConfig>,
@@ -89,6 +90,14 @@ pub struct DurabilityConfig {
     pub interval: Duration,
     /// Bytes the journal may come to; when it does, nothing is taken any more.
     pub max_journal: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct SnapshotsConfig {
+    /// Milliseconds from one to the next; 0 for none.
+    pub every: i64,
+    /// How many are kept.
+    pub keep: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -323,6 +332,12 @@ fn read(
         max_journal: reader.size(&mut section, "max_journal", 1 << 12, u64::MAX).unwrap_or(u64::MAX),
     };
     reader.end(&section);
+    let mut section = reader.section(top, "snapshots");
+    let snapshots = SnapshotsConfig {
+        every: reader.duration(&mut section, "every").unwrap_or(10 * MINUTE),
+        keep: as_usize(reader.number(&mut section, "keep", 1, 100).unwrap_or(2)),
+    };
+    reader.end(&section);
     let mut section = reader.section(top, "quarantine");
     let quarantine =
         QuarantineConfig { max_bytes: reader.size(&mut section, "max_bytes", 1 << 10, u64::MAX).unwrap_or(1 << 30) };
@@ -361,6 +376,7 @@ fn read(
         policy,
         model,
         durability,
+        snapshots,
         quarantine,
         http,
         sources,

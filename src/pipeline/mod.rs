@@ -8,4 +8,5 @@ pub mod processor;
 pub mod recent;
 pub mod recovery;
 pub mod service;
+pub mod snapshots;
 pub mod status;

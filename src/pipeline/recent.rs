@@ -55,7 +55,10 @@ impl RecentDecisions {
         if self.limit == 0 {
             return;
         }
-        self.by_id.insert(id, recent);
+        if self.by_id.insert(id, recent).is_some() {
+            // Brought back already: it keeps its turn.
+            return;
+        }
         let oldest = {
             let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
             order.push_back(id);
@@ -69,6 +72,12 @@ impl RecentDecisions {
     #[must_use]
     pub fn get(&self, id: u64) -> Option<Recent> {
         self.by_id.get(&id).map(|recent| recent.clone())
+    }
+
+    /// All, the oldest first.
+    pub fn all(&self) -> impl Iterator<Item = (u64, Recent)> + use<'_> {
+        let order: Vec<u64> = self.order.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        order.into_iter().filter_map(|id| Some((id, self.get(id)?)))
     }
 
     #[must_use]

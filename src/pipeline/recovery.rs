@@ -65,6 +65,8 @@ pub struct Recovery<'a> {
     /// Refused records of entries from this one on may not be in the quarantine, since the power went before
     /// they were flushed: those that can be read again are kept once more.
     pub refused_from: u64,
+    /// Where the snapshot that was loaded begins and ends, if one was.
+    pub snapshot: Option<(u64, u64)>,
     pub recovered: Recovered,
 }
 
@@ -75,6 +77,10 @@ impl Recovery<'_> {
     /// See [`RecoveryError`].
     pub fn entry(&mut self, sequence: u64, payload: &[u8]) -> Result<(), RecoveryError> {
         let (head, sections) = entry::read(payload).map_err(|error| RecoveryError::Entry { sequence, error })?;
+        // Before its end the snapshot knows more than was known at this entry: decisions stand as recorded.
+        let before_end = self.snapshot.filter(|(_, end)| sequence < *end);
+        let now = before_end.map(|(begin, _)| u32::try_from(sequence.saturating_sub(begin)).unwrap_or(u32::MAX - 1));
+        self.processor.engine_mut().replay(now);
         let mut intakes = Vec::new();
         let mut decisions = Vec::new();
         for section in sections {
@@ -101,7 +107,9 @@ impl Recovery<'_> {
         self.processor.decide(&intakes, head.arrival);
         let same_brain = head.decided_by == self.processor.decided_by();
         let differences = self.processor.recorded(decisions.into_iter());
-        if same_brain {
+        if before_end.is_some() {
+            // They were not made from the features of that moment.
+        } else if same_brain {
             self.recovered.differences += differences as u64;
         } else {
             self.recovered.by_another_brain += 1;

@@ -17,6 +17,7 @@ use super::label::Label;
 use super::ports::{Flush, Quarantine, Records};
 use super::processor::{Intake, Outcome, Processor, Step};
 use super::recent::{Basis, Recent, RecentDecisions};
+use super::snapshots::Snapshots;
 use super::status::Status;
 use crate::clock::Stopwatch;
 use crate::engine::{Decision, Engine, Fate};
@@ -158,6 +159,8 @@ pub struct Loop {
     pub now_ms: fn() -> i64,
     /// Waits a while before the disk is tried again; `false` says that it is no use, since all is to stop.
     pub wait: Box<dyn FnMut(Duration) -> bool + Send>,
+    /// Without it no snapshots are taken.
+    pub snapshots: Option<Snapshots>,
 }
 
 /// Whether a thread goes on.
@@ -168,15 +171,40 @@ pub enum Turn {
     Over,
 }
 
+/// Between two steps of a snapshot when nothing comes in.
+const SNAPSHOT_PAUSE: Duration = Duration::from_micros(200);
+/// How long after it is due a snapshot begins, at most.
+const SNAPSHOT_DUE: Duration = Duration::from_secs(1);
+
 /// How long to wait before the disk is tried again.
 const RETRY: Duration = Duration::from_millis(250);
 
 impl Loop {
     /// Decides until told to stop, or until nobody can send any more.
     pub fn run(mut self) -> Processor {
-        while let Ok(message) = self.inbox.recv()
-            && self.turn(message) == Turn::Done
-        {}
+        loop {
+            let message = match &self.snapshots {
+                Some(snapshots) => {
+                    // It goes on, and begins, also when nothing comes in.
+                    let pause = if snapshots.is_busy() { SNAPSHOT_PAUSE } else { SNAPSHOT_DUE };
+                    match self.inbox.recv_timeout(pause) {
+                        Ok(message) => Some(message),
+                        Err(RecvTimeoutError::Timeout) => None,
+                        Err(RecvTimeoutError::Disconnected) => break,
+                    }
+                }
+                None => match self.inbox.recv() {
+                    Ok(message) => Some(message),
+                    Err(_) => break,
+                },
+            };
+            if message.is_some_and(|message| self.turn(message) == Turn::Over) {
+                break;
+            }
+            if let Some(snapshots) = &mut self.snapshots {
+                snapshots.step(&mut self.processor, (self.now_ms)());
+            }
+        }
         self.processor
     }
 
@@ -242,6 +270,9 @@ impl Loop {
         let (intakes, replies): (Vec<Intake>, Vec<Option<ReplyTo>>) = batch.drain(..).unzip();
         let arrival = (self.now_ms)();
         self.processor.prepare(&intakes, arrival);
+        if let Some(snapshots) = &mut self.snapshots {
+            intakes.iter().for_each(|intake| snapshots.read(&intake.records));
+        }
         let Some(quarantined) = self.until_kept(&intakes, arrival) else { return Turn::Over };
         let Some(sequence) = self.until_appended() else { return Turn::Over };
         let head = EntryHead { decided_by: self.processor.decided_by(), arrival };
@@ -261,6 +292,9 @@ impl Loop {
             .collect();
         let labels: Vec<Label> = parsed.iter().flatten().cloned().collect();
         let intake = Intake { records, keep: true };
+        if let Some(snapshots) = &mut self.snapshots {
+            snapshots.read(&intake.records);
+        }
         let known = self.processor.prepare_labels(&intake, &labels, (self.now_ms)());
         let Some(sequence) = self.until_appended() else { return Turn::Over };
         self.shared.status.labels(labels.len() as u64);

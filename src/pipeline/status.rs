@@ -23,6 +23,11 @@ pub struct Status {
     pub degraded: AtomicU64,
     /// Entries in the journal, also those that are not durable yet.
     pub journal_entries: AtomicU64,
+    /// Snapshots taken and given up; the last one's bytes and the journal entry it begins at.
+    pub snapshots: AtomicU64,
+    pub snapshots_failed: AtomicU64,
+    pub snapshot_bytes: AtomicU64,
+    pub snapshot_entry: AtomicU64,
     /// Messages sent to the engine, and those it has taken.
     sent: AtomicU64,
     taken: AtomicU64,
@@ -49,6 +54,10 @@ impl Default for Status {
             labels: AtomicU64::default(),
             degraded: AtomicU64::default(),
             journal_entries: AtomicU64::default(),
+            snapshots: AtomicU64::default(),
+            snapshots_failed: AtomicU64::default(),
+            snapshot_bytes: AtomicU64::default(),
+            snapshot_entry: AtomicU64::default(),
             sent: AtomicU64::default(),
             taken: AtomicU64::default(),
             batch_seconds: Tally::of_times(),

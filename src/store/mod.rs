@@ -3,5 +3,6 @@
 pub mod journal;
 pub mod quarantine;
 pub mod rows;
+pub mod snapshot;
 pub mod storage;
 pub mod watermark;

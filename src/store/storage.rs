@@ -34,6 +34,12 @@ pub trait Storage: Debug + Send + Sync {
     /// There is no such file, or the folder cannot be written.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// There is no such file, or the folder cannot be written.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
     /// Makes the names durable: without it a new file may be gone after a power cut.
     ///
     /// # Errors
@@ -128,6 +134,10 @@ impl Storage for Folder {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         std::fs::rename(self.place(from), self.place(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.place(name))
     }
 
     fn flush(&self) -> io::Result<()> {

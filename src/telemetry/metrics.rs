@@ -29,6 +29,10 @@ pub struct Snapshot {
     pub inbox_messages: u64,
     pub journal_entries: u64,
     pub journal_bytes: u64,
+    pub snapshots: u64,
+    pub snapshots_failed: u64,
+    pub snapshot_bytes: u64,
+    pub snapshot_entry: u64,
     pub ready: bool,
     /// Of Caddis.
     pub version: &'static str,
@@ -135,6 +139,13 @@ impl Snapshot {
     fn state(&self, out: &mut Out<'_>) -> fmt::Result {
         out.gauge("caddis_journal_entries", "Entries in the journal", Some(self.journal_entries))?;
         out.gauge("caddis_journal_bytes", "Bytes in the journal", Some(self.journal_bytes))?;
+        out.counter("caddis_snapshots", "Snapshots of state taken since the start", Some(self.snapshots))?;
+        let help = "Snapshots given up since the start; the log says why";
+        out.counter("caddis_snapshots_failed", help, Some(self.snapshots_failed))?;
+        let taken = |value: u64| (self.snapshots > 0).then_some(value);
+        out.gauge("caddis_snapshot_bytes", "Bytes of the newest snapshot", taken(self.snapshot_bytes))?;
+        let help = "The journal entry at which the newest snapshot begins: a restart follows the journal from there";
+        out.gauge("caddis_snapshot_entry", help, taken(self.snapshot_entry))?;
         let engine = self.engine.as_ref();
         out.gauge("caddis_entities", "Entities with state in memory", engine.map(|engine| engine.entities))?;
         out.gauge(
@@ -271,6 +282,10 @@ mod tests {
             inbox_messages: 0,
             journal_entries: 7,
             journal_bytes: 700,
+            snapshots: 2,
+            snapshots_failed: 1,
+            snapshot_bytes: 900,
+            snapshot_entry: 5,
             ready: true,
             version: "1.2.3",
             model: Some(("baseline".into(), "abc".into())),

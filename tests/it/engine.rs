@@ -129,6 +129,7 @@ fn recovered(log: &MemoryLog, threads: usize) -> (Processor, Shared, Recovered) 
         reread: &mut NothingToReread,
         alerts_from: 0,
         refused_from: u64::MAX,
+        snapshot: None,
         recovered: Recovered::default(),
     };
     for (sequence, payload) in log.entries().iter().enumerate() {

@@ -110,3 +110,61 @@ fn a_run_until_the_end_tells_by_its_exit_code_that_a_record_was_refused() {
     assert_eq!(code, Some(3), "{log}");
     assert!(log.contains(&format!("\"decided\":{},\"refused\":1", payments.len())), "{log}");
 }
+
+/// Waits until another snapshot is there, by asking.
+fn another_snapshot(service: &Service) {
+    let taken = service.metric_of("caddis_snapshots_total");
+    while service.metric_of("caddis_snapshots_total") <= taken {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_restart_from_a_snapshot_is_a_restart_from_the_journal_and_a_damaged_one_is_passed_over() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let payments = simulate(folder.path());
+    let often = "[snapshots]\nevery = \"20ms\"\n";
+    let mut service = Service::start(folder.path(), often);
+    let files = || {
+        let folder = std::fs::read_dir(folder.path().join("data/snapshots")).expect("a folder");
+        let mut files: Vec<_> = folder.map(|entry| entry.expect("an entry").path()).collect();
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "snapshot"));
+        files.sort();
+        files
+    };
+    for (turn, part) in payments.chunks(payments.len() / 4 + 1).enumerate() {
+        for some in part.chunks(part.len() / 3 + 1) {
+            assert_eq!(service.post_lines("/v1/transactions", some).0, 200);
+            another_snapshot(&service);
+        }
+        let before = service.get(&format!("/v1/entities/account/{}", account(&part[0])));
+        service.kill();
+        let newest = files().pop().expect("snapshots were taken");
+        if turn % 2 == 1 {
+            let mut bytes = std::fs::read(&newest).expect("reads");
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 4;
+            std::fs::write(&newest, bytes).expect("writes");
+        }
+        service = Service::start(folder.path(), often);
+        assert_eq!(service.get(&format!("/v1/entities/account/{}", account(&part[0]))), before);
+        let (_, log) = service.stop();
+        assert!(log.contains("snapshot loaded"), "{log}");
+        let named = newest.file_name().expect("a name").to_string_lossy().into_owned();
+        assert_eq!(log.contains(&format!("{named}: damaged at byte")), turn % 2 == 1, "{log}");
+        service = Service::start(folder.path(), often);
+    }
+    let (code, log) = service.stop();
+    assert_eq!(code, Some(0), "{log}");
+    let told = |alerts: BTreeMap<String, Value>| -> BTreeMap<String, (Value, Value)> {
+        let data = alerts.into_values().map(|mut alert| alert["data"].take());
+        data.map(|data| (data["transaction_id"].to_string(), (data["verdict"].clone(), data["score"].clone())))
+            .collect()
+    };
+    assert_eq!(told(alerts(folder.path())), told(undisturbed(&payments, FILE)));
+}
+
+fn account(line: &str) -> String {
+    let payment = serde_json::from_str::<Value>(line).expect("JSON");
+    payment["account"].as_str().expect("an account").to_owned()
+}

@@ -224,6 +224,7 @@ fn alerted(world: &World, entries: &[Vec<u8>]) -> Result<usize, String> {
         reread: &mut FromFile(world),
         alerts_from: 0,
         refused_from: u64::MAX,
+        snapshot: None,
         recovered: Recovered::default(),
     };
     for (sequence, payload) in entries.iter().enumerate() {

@@ -305,6 +305,14 @@ impl Storage for Folder {
         })
     }
 
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let full = self.full(name);
+        step(self.disk.state(), |state| {
+            state.durable_names.remove(&full);
+            state.names.remove(&full).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        })
+    }
+
     fn flush(&self) -> io::Result<()> {
         let folder = self.path.clone();
         step(self.disk.state(), |state| {

@@ -537,6 +537,7 @@ impl World {
             reread: &mut RereadLines(Arc::clone(&self.file)),
             alerts_from,
             refused_from: journal.unsure_from(),
+            snapshot: None,
             recovered: Recovered::default(),
         };
         journal.replay(0, |sequence, payload| Ok::<_, Refusal>(recovery.entry(sequence, payload)?))?;
@@ -589,6 +590,7 @@ impl World {
             next_offsets: next,
             now_ms,
             wait: Box::new(wait),
+            snapshots: None,
         };
         let notify = Box::new(ToQueue(Arc::clone(&queue)));
         let flusher = Flusher::new(to_flusher, self.durability, notify, Arc::clone(&shared));
