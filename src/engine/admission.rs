@@ -214,7 +214,7 @@ impl AdmissionBook {
         }
     }
 
-    /// Takes in what [`SavedBook::head`] gave.
+    /// Takes in what `SavedBook::head` gave.
     ///
     /// # Errors
     /// It is something else.

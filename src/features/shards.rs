@@ -194,7 +194,9 @@ impl FeatureShards {
                     let Some(map) = maps.get_mut(sub_map(key)) else { continue };
                     let Some(entity) = map.find_or_add(key, place, admitted) else {
                         let mut nothing = Entity::new(key);
-                        features(spec, layout, arena, &mut nothing, &event, false, row, sink);
+                        features(spec, layout, arena, &mut nothing, &event, false, &mut |slot, value| {
+                            sink.put(row, slot, value)
+                        });
                         continue;
                     };
                     if entity.saved_at > self.now {
@@ -209,7 +211,9 @@ impl FeatureShards {
                         let until = event.time - spec.reach - self.lateness;
                         entity.advance(spec, layout, arena, until, event.time);
                     }
-                    features(spec, layout, arena, entity, &event, in_order, row, sink);
+                    features(spec, layout, arena, entity, &event, in_order, &mut |slot, value| {
+                        sink.put(row, slot, value)
+                    });
                     if admitted {
                         entity.insert(spec, layout, arena, &event);
                         if spec.keeps_id {
@@ -420,7 +424,7 @@ fn values(spec: &EntitySpec, prepared: &Prepared, row: usize) -> [u64; 8] {
     values
 }
 
-/// Works out an entity's features for `event`, in cells `row` of `sink`. `advanced` says that its events are those
+/// Works out an entity's features for `event` and tells `put` the value of each slot. `advanced` says that its events are those
 /// in reach at the event's time, which is not before them: running windows may move there.
 fn features(
     spec: &EntitySpec,
@@ -429,13 +433,12 @@ fn features(
     entity: &mut Entity,
     event: &Event,
     advanced: bool,
-    row: usize,
-    sink: &mut impl RowSink,
+    put: &mut impl FnMut(usize, f64),
 ) {
     if spec.previous > 0 {
         let before = Before::find(spec, entity, &entity.events(layout, arena), event);
         for feature in spec.features.get(..spec.previous).unwrap_or_default() {
-            sink.put(row, feature.slot, before.value(feature.aggregate));
+            put(feature.slot, before.value(feature.aggregate));
         }
     }
     let mut windows = spec.windows.iter();
@@ -445,7 +448,7 @@ fn features(
         let (from, to) = window.features;
         for feature in spec.features.get(from..to).unwrap_or_default() {
             let include = feature.include && window.delay == 0;
-            sink.put(row, feature.slot, totals.value(feature.aggregate, stats, feature.column, event, include));
+            put(feature.slot, totals.value(feature.aggregate, stats, feature.column, event, include));
         }
     };
     match &entity.large {

@@ -10,6 +10,9 @@ const INDEX_BITS: u32 = 9;
 /// Hash bits that ranks are taken from.
 const RANK_BITS: u32 = 64 - INDEX_BITS;
 
+/// The highest rank there is.
+const MOST_RANK: u8 = 56;
+
 /// The registers of a sketch, as a tile keeps them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Registers(Box<[u8; REGISTERS]>);
@@ -37,7 +40,7 @@ impl Registers {
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let mut registers = Self::new();
         for (register, byte) in registers.0.iter_mut().zip(bytes) {
-            *register = (*byte).min(RANK_BITS as u8 + 1);
+            *register = (*byte).min(MOST_RANK);
         }
         registers
     }

@@ -69,7 +69,7 @@ pub struct Head {
 
 /// What the engine thread hands over.
 pub enum Job {
-    Begin { begin: u64, head: Head, frozen: Frozen },
+    Begin { begin: u64, head: Head, frozen: Box<Frozen> },
     Entities(Vec<u8>),
     Finish { end: u64, flush: Box<dyn Flush> },
 }
@@ -151,7 +151,7 @@ impl Snapshots {
             if self.begun != Some(entries) && entries > 0 {
                 let resume = self.resume.iter().map(|(at, resume)| (*at, resume.offset, resume.cursor)).collect();
                 let head = Head { identity: self.identity.clone(), resume };
-                let frozen = processor.engine_mut().freeze();
+                let frozen = Box::new(processor.engine_mut().freeze());
                 (self.begun, self.walking) = (Some(entries), true);
                 self.hand_over(Job::Begin { begin: entries, head, frozen }, processor);
             }

@@ -1,6 +1,5 @@
 //! Snapshots of entity state: taken while the engine goes on, they bring back to the bit what an undisturbed run has.
 
-#![expect(clippy::indexing_slicing, reason = "a test: a wrong index is a failure")]
 #![expect(clippy::cast_possible_truncation, reason = "a test: its numbers are small")]
 
 use std::sync::Arc;
