@@ -22,7 +22,7 @@ use tokio::sync::{broadcast, watch};
 
 pub use backend::new_secret;
 pub use explain::{Explainer, rfc3339};
-pub use setup::{Setup, Shipped, admission, decided_by, features, mapping, thresholds};
+pub use setup::{Setup, Shipped, admission, decided_by, features, mapping, named_model, thresholds};
 pub use sources::csv_reader;
 
 use crate::alerts::{Deliverer, Outbox};

@@ -245,15 +245,26 @@ fn model(config: &Config, features: &FeatureSet) -> Result<Option<Model>, Regist
     if !wanted.enabled {
         return Ok(None);
     }
-    let version = wanted.version.as_deref();
-    if let Some(root) = &wanted.registry {
-        let which = version.map_or(Wanted::Current, Wanted::Version);
-        return Registry::new(root).load(&wanted.name, which, features.fingerprint()).map(Some);
-    }
-    shipped_model(&wanted.name, version, features).map(Some)
+    named_model(wanted.registry.as_deref(), &wanted.name, wanted.version.as_deref(), features.fingerprint()).map(Some)
 }
 
-fn shipped_model(name: &str, version: Option<&str>, features: &FeatureSet) -> Result<Model, RegistryError> {
+/// A model of a registry, or of the shipped one; without a version the one in force.
+///
+/// # Errors
+/// When it is not there, was changed, or was trained on another feature set.
+pub fn named_model(
+    registry: Option<&Path>,
+    name: &str,
+    version: Option<&str>,
+    feature_set: &str,
+) -> Result<Model, RegistryError> {
+    match registry {
+        Some(root) => Registry::new(root).load(name, version.map_or(Wanted::Current, Wanted::Version), feature_set),
+        None => shipped_model(name, version, feature_set),
+    }
+}
+
+fn shipped_model(name: &str, version: Option<&str>, feature_set: &str) -> Result<Model, RegistryError> {
     let root = || Path::new("(shipped)").to_owned();
     let file = |path: String| Shipped::get(&path).map(|file| file.data);
     let current = file(format!("{name}/current"))
@@ -267,7 +278,7 @@ fn shipped_model(name: &str, version: Option<&str>, features: &FeatureSet) -> Re
         version: version.clone(),
     })?;
     let decoded = registry::decode(name, &version, &bytes, &manifest)?;
-    registry::model(name, &version, decoded, features.fingerprint())
+    registry::model(name, &version, decoded, feature_set)
 }
 
 fn wrong_model(config: &Config, error: &RegistryError) -> Mistake {

@@ -3,6 +3,7 @@
 mod alerts;
 mod demo;
 mod desk;
+mod drift;
 mod features;
 mod models;
 mod progress;
@@ -50,6 +51,8 @@ enum Command {
     Features(features::Arguments),
     /// Train a model on a recorded stream and its labels, and put it into the registry.
     Train(train::Arguments),
+    /// Compare a recorded stream with a model's training: which features drifted, and since when.
+    Drift(drift::Arguments),
     /// The registry of models: list, import, compare, promote.
     Models(models::Arguments),
     /// Alerts, subscribers and dead letters of a data folder.
@@ -83,6 +86,7 @@ pub fn main() -> u8 {
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Features(arguments) => features::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
+        Command::Drift(arguments) => drift::run(&arguments),
         Command::Models(arguments) => models::run(&arguments),
         Command::Completions { shell } => {
             let mut command = <Cli as clap::CommandFactory>::command();

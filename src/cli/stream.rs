@@ -1,4 +1,4 @@
-//! A recorded stream through the engine: what `features` and `train` have in common.
+//! A recorded stream through the engine: what `features`, `train` and `drift` have in common.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -14,6 +14,7 @@ use crate::config::{Config, RecordFormat, separator};
 use crate::engine::{AdmissionSettings, Brain, Engine, EngineSettings};
 use crate::features::FeatureSet;
 use crate::mistake::{Mistake, Mistakes};
+use crate::models::Model;
 use crate::pipeline::label::Label;
 use crate::pipeline::ports::{NoLog, Records};
 use crate::pipeline::processor::{Intake, Outcome, Processor, Step};
@@ -70,6 +71,8 @@ pub(super) struct Totals {
 /// What records are read by, and what is worked out for them.
 pub(super) struct Reading {
     pub set: Arc<FeatureSet>,
+    /// Scores them, where there is one: of this set's fingerprint.
+    pub model: Option<Arc<Model>>,
     schema: Arc<Schema>,
     mapping: Arc<Mapping>,
     admission: AdmissionSettings,
@@ -118,7 +121,7 @@ impl StreamArguments {
             return Err(Mistakes(mistakes).into());
         };
         let admission = config.as_ref().map_or_else(AdmissionSettings::default, app::admission);
-        Ok(Reading { set: Arc::new(set), schema, mapping: Arc::new(mapping), admission })
+        Ok(Reading { set: Arc::new(set), model: None, schema, mapping: Arc::new(mapping), admission })
     }
 
     fn feature_set(
@@ -151,11 +154,11 @@ impl StreamArguments {
         reading: &Reading,
         mut each: impl FnMut(&Step<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<Totals> {
-        let Reading { set, schema, mapping, admission } = reading;
+        let Reading { set, model, schema, mapping, admission } = reading;
         let decoder = JsonDecoder::new(Arc::clone(mapping));
         let brain = Brain {
             features: Arc::clone(set),
-            model: None,
+            model: model.clone(),
             policy: Arc::new(Policy::none()),
             thresholds: Thresholds::default(),
         };

@@ -454,3 +454,84 @@ fn the_demo_catches_fraud_and_says_how_much() {
     assert!(summary["frauds_caught"].as_u64() > Some(0), "{summary}");
     assert_eq!(summary["alerts"], summary["alerts_delivered_signed"], "{summary}");
 }
+
+/// A model, a later stream like its training, and the same with the device missing in half of the payments.
+#[test]
+fn drift_is_found_and_nothing_else() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    let done = |arguments: &[&str]| {
+        let output = caddis(at, arguments);
+        assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
+    };
+    let simulate = |name: &str, seed: u8, more: &str| {
+        let scenario = format!("accounts = 800\nterminals = 600\ndays = 70\nseed = {seed}\n{more}");
+        std::fs::write(at.join(format!("{name}.toml")), scenario).expect("written");
+        let (scenario, out, labels) = (format!("{name}.toml"), format!("{name}.ndjson"), format!("{name}.labels"));
+        done(&["simulate", "--scenario", &scenario, "--out", &out, "--labels", &labels]);
+    };
+    simulate("before", 1, "");
+    simulate("same", 2, "");
+    simulate("broken", 2, "null_device_from = 60\nnull_device_share = 0.5\n");
+    let stream = ["--set", "SET", "--in", "before.ndjson", "--labels", "before.labels"];
+    let model = ["--warm-up-days", "37", "--registry", "models", "--name", "shop", "--trees", "5", "--promote"];
+    done(&[&["train"], &stream[..], &model].concat());
+
+    let drift = |name: &str| -> serde_json::Value {
+        let (out, labels) = (format!("{name}.ndjson"), format!("{name}.labels"));
+        let told = done(&[
+            "drift",
+            "--set",
+            "SET",
+            "--registry",
+            "models",
+            "--model",
+            "shop",
+            "--in",
+            &out,
+            "--labels",
+            &labels,
+            "--json",
+        ]);
+        serde_json::from_str(&told).expect("JSON")
+    };
+    let alarms = |report: &serde_json::Value| -> Vec<(String, String)> {
+        let rows = report["features"].as_array().expect("rows").iter().filter(|row| row["alarm"] == true);
+        let part = |row: &serde_json::Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();
+        rows.map(|row| (part(row, "feature"), part(row, "since"))).collect()
+    };
+    let same = drift("same");
+    assert_eq!(alarms(&same), [], "{same}");
+    assert_eq!(same["features"].as_array().expect("rows").len(), 53);
+    let found = alarms(&drift("broken"));
+    // From the day on which it began, the 61st.
+    assert!(
+        found.len() >= 6
+            && found
+                .iter()
+                .all(|(name, since)| name.starts_with("device") && since == "2026-03-02"
+                    || name == "account_new_device_7d"),
+        "{found:?}"
+    );
+
+    let (of_other, none) = (
+        caddis(
+            at,
+            &[
+                "drift",
+                "--set",
+                "SET",
+                "--registry",
+                "models",
+                "--model",
+                "shop/0123456789abcdef",
+                "--in",
+                "same.ndjson",
+            ],
+        ),
+        "has no version",
+    );
+    assert_eq!(of_other.status.code(), Some(2));
+    assert!(text(&of_other.stderr).contains(none), "{}", text(&of_other.stderr));
+}

@@ -4,6 +4,7 @@
 mod architecture;
 mod commands;
 mod damage;
+mod drift;
 mod engine;
 mod imports;
 mod kill;
