@@ -37,13 +37,32 @@ impl Span {
     }
 }
 
+/// Blocks of a page: small spans come from pages of one size, so that a page whose spans have all been given back
+/// serves another size.
+const PAGE: u32 = 64;
+/// The largest size, in blocks, that comes from pages.
+const SMALL: u32 = 16;
+
+/// What is free of a page: a bit a span.
+#[derive(Debug, Clone, Copy)]
+struct Page {
+    size: u8,
+    free: u64,
+}
+
 /// Hands out spans of words.
 #[derive(Debug, Default)]
 pub(super) struct Arena {
     pieces: Vec<MmapMut>,
     /// Blocks of the last piece that were never given out.
     fresh: std::ops::Range<u32>,
-    /// By size: spans that were given back.
+    /// By number: what is known of each page that small spans come from.
+    pages: Vec<Page>,
+    /// By size: pages that had something free, some of which may have nothing now or serve another size.
+    partly: Vec<Vec<u32>>,
+    /// Pages with nothing given out.
+    empty: Vec<u32>,
+    /// By size: spans larger than [`SMALL`] that were given back.
     free: Vec<Vec<u32>>,
 }
 
@@ -70,26 +89,74 @@ impl Arena {
 
     /// Room for at least `words`, at most [`MOST_WORDS`], with anything in it.
     pub fn take(&mut self, words: usize) -> Span {
-        let size = SIZES.partition_point(|size| (*size as usize) * BLOCK < words).min(SIZES.len() - 1);
-        if let Some(block) = self.free.get_mut(size).and_then(Vec::pop) {
-            return Span { block, size: size as u8 };
+        if self.free.is_empty() {
+            self.free.resize_with(SIZES.len(), Vec::new);
+            self.partly.resize_with(SIZES.len(), Vec::new);
         }
+        let size = SIZES.partition_point(|size| (*size as usize) * BLOCK < words).min(SIZES.len() - 1);
         let blocks = SIZES[size];
+        let block = if blocks == 0 {
+            0
+        } else if blocks <= SMALL {
+            self.take_small(size)
+        } else if let Some(block) = self.free[size].pop() {
+            block
+        } else {
+            self.take_fresh(blocks.next_multiple_of(PAGE))
+        };
+        Span { block, size: size as u8 }
+    }
+
+    fn take_small(&mut self, size: usize) -> u32 {
+        let blocks = SIZES[size];
+        loop {
+            let Some(number) = self.partly[size].last().copied() else { break };
+            let page = &mut self.pages[number as usize];
+            if usize::from(page.size) == size && page.free != 0 {
+                let slot = page.free.trailing_zeros();
+                page.free &= page.free - 1;
+                return number * PAGE + slot * blocks;
+            }
+            self.partly[size].pop();
+        }
+        let number = self.empty.pop().unwrap_or_else(|| self.take_fresh(PAGE) / PAGE);
+        if self.pages.len() <= number as usize {
+            self.pages.resize(number as usize + 1, Page { size: 0, free: 0 });
+        }
+        self.pages[number as usize] = Page { size: size as u8, free: whole(blocks) & !1 };
+        self.partly[size].push(number);
+        number * PAGE
+    }
+
+    /// Whole pages that were never given out.
+    fn take_fresh(&mut self, blocks: u32) -> u32 {
         if self.fresh.end - self.fresh.start < blocks {
             self.add_piece();
         }
         let block = self.fresh.start;
         self.fresh.start += blocks;
-        Span { block, size: size as u8 }
+        block
     }
 
     /// Takes back what nobody uses any more.
     pub fn give_back(&mut self, span: Span) {
-        if span.size > 0 {
-            if self.free.is_empty() {
-                self.free.resize_with(SIZES.len(), Vec::new);
-            }
-            self.free[usize::from(span.size)].push(span.block);
+        let (size, blocks) = (usize::from(span.size), SIZES[usize::from(span.size)]);
+        if blocks == 0 {
+            return;
+        }
+        if blocks > SMALL {
+            self.free[size].push(span.block);
+            return;
+        }
+        let number = span.block / PAGE;
+        let page = &mut self.pages[number as usize];
+        let had_none = page.free == 0;
+        page.free |= 1 << (span.block % PAGE / blocks);
+        if page.free == whole(blocks) {
+            page.size = 0;
+            self.empty.push(number);
+        } else if had_none {
+            self.partly[size].push(number);
         }
     }
 
@@ -110,16 +177,19 @@ impl Arena {
     /// Bytes held, given out or not; memory that was never touched is not counted.
     pub fn memory_bytes(&self) -> usize {
         let made = self.pieces.len() * PIECE as usize - (self.fresh.end - self.fresh.start) as usize;
-        made * BLOCK * 8 + self.free.iter().map(|free| free.capacity() * 4).sum::<usize>()
+        let lists = self.free.iter().chain(&self.partly).chain([&self.empty]).map(|list| list.capacity() * 4);
+        made * BLOCK * 8 + lists.sum::<usize>() + self.pages.capacity() * size_of::<Page>()
     }
 
     fn add_piece(&mut self) {
-        // What is left of the last piece goes to whoever asks for so little.
-        while self.fresh.start < self.fresh.end {
-            let left = self.fresh.end - self.fresh.start;
-            let size = SIZES.partition_point(|size| *size <= left) - 1;
-            self.give_back(Span { block: self.fresh.start, size: size as u8 });
-            self.fresh.start += SIZES[size];
+        // What is left of the last piece goes to small spans.
+        while self.fresh.end - self.fresh.start >= PAGE {
+            let number = self.fresh.start / PAGE;
+            if self.pages.len() <= number as usize {
+                self.pages.resize(number as usize + 1, Page { size: 0, free: 0 });
+            }
+            self.empty.push(number);
+            self.fresh.start += PAGE;
         }
         let bytes = PIECE as usize * BLOCK * 8;
         let layout = std::alloc::Layout::array::<u64>(bytes / 8).unwrap_or(std::alloc::Layout::new::<u64>());
@@ -131,6 +201,12 @@ impl Arena {
         self.pieces.push(piece);
         self.fresh = first..first + PIECE;
     }
+}
+
+/// All spans of a page free.
+fn whole(blocks: u32) -> u64 {
+    let spans = PAGE / blocks;
+    if spans == 64 { u64::MAX } else { (1 << spans) - 1 }
 }
 
 #[cfg(test)]
@@ -160,5 +236,15 @@ mod tests {
             assert!(arena.words(*span)[..*used].iter().all(|word| *word == which as u64));
         }
         assert_eq!(arena.take(MOST_WORDS).words(), MOST_WORDS);
+        // Once all is given back, what was made serves spans of any size.
+        for (span, _) in spans {
+            arena.give_back(span);
+        }
+        let made = arena.memory_bytes();
+        let many: Vec<Span> = (0..900).map(|_| arena.take(60)).collect();
+        assert!(arena.memory_bytes() <= made + made / 8, "{made} became {}", arena.memory_bytes());
+        let mut places: Vec<u32> = many.iter().map(|span| span.block).collect();
+        places.sort_unstable();
+        assert!(places.windows(2).all(|two| two[1] - two[0] >= 8));
     }
 }
