@@ -109,8 +109,7 @@ impl Arena {
 
     fn take_small(&mut self, size: usize) -> u32 {
         let blocks = SIZES[size];
-        loop {
-            let Some(number) = self.partly[size].last().copied() else { break };
+        while let Some(number) = self.partly[size].last().copied() {
             let page = &mut self.pages[number as usize];
             if usize::from(page.size) == size && page.free != 0 {
                 let slot = page.free.trailing_zeros();
