@@ -111,10 +111,15 @@ fn a_run_until_the_end_tells_by_its_exit_code_that_a_record_was_refused() {
     assert!(log.contains(&format!("\"decided\":{},\"refused\":1", payments.len())), "{log}");
 }
 
-/// Waits until another snapshot is there, by asking.
-fn another_snapshot(service: &Service) {
-    let taken = service.metric_of("caddis_snapshots_total");
-    while service.metric_of("caddis_snapshots_total") <= taken {
+/// Waits, by asking, until the newest snapshot has all that was decided.
+fn snapshot_of_all(service: &Service) {
+    let value = |text: &str, name: &str| text.lines().find_map(|line| Some(line.strip_prefix(name)?.to_owned()));
+    loop {
+        let text = service.text("/metrics");
+        let taken = value(&text, "caddis_snapshot_entry ");
+        if taken.is_some() && taken == value(&text, "caddis_journal_entries ") {
+            return;
+        }
         std::thread::yield_now();
     }
 }
@@ -135,7 +140,7 @@ fn a_restart_from_a_snapshot_is_a_restart_from_the_journal_and_a_damaged_one_is_
     for (turn, part) in payments.chunks(payments.len() / 4 + 1).enumerate() {
         for some in part.chunks(part.len() / 3 + 1) {
             assert_eq!(service.post_lines("/v1/transactions", some).0, 200);
-            another_snapshot(&service);
+            snapshot_of_all(&service);
         }
         let before = service.get(&format!("/v1/entities/account/{}", account(&part[0])));
         service.kill();
