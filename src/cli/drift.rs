@@ -9,11 +9,10 @@ use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 
-use super::stream::{StreamArguments, Totals};
+use super::stream::{StreamArguments, Totals, WarmRows};
 use super::{Ended, print_json, say};
 use crate::app;
 use crate::drift::{Binned, Comparison, Limits, compare, judge};
-use crate::engine::Fate;
 use crate::mistake::{Mistake, Mistakes};
 use crate::models::Model;
 use crate::models::manifest::Histogram;
@@ -84,21 +83,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Ended> {
     let model = Arc::new(model(arguments, reading.set.fingerprint())?);
     reading.model = Some(Arc::clone(&model));
     let mut watch = Watch::new(&model)?;
-    let mut values = Vec::new();
-    let mut first = None;
+    let mut rows = WarmRows::after(arguments.warm_up_days.into());
     let totals = arguments.stream.run(&reading, |step| {
-        let mut decisions = step.batch.decisions.iter().enumerate();
-        for piece in &step.batch.pieces {
-            for (transaction, (row, decision)) in piece.transactions.iter().zip(decisions.by_ref()) {
-                let time = transaction.event_time();
-                let begin = *first.get_or_insert(time) + i64::from(arguments.warm_up_days) * DAY_MS;
-                if decision.fate == Fate::Decided && time >= begin {
-                    step.batch.features.copy_rows(row..row + 1, &mut values);
-                    values.push(decision.score);
-                    watch.add(time, &values);
-                }
-            }
-        }
+        rows.each(step, |transaction, values, decision| {
+            values.push(decision.score);
+            watch.add(transaction.event_time(), values);
+        });
         Ok(())
     })?;
     report(arguments, &model, &watch, totals)?;

@@ -11,7 +11,7 @@ use clap::Args;
 use super::Progress;
 use crate::app::{self, csv_reader};
 use crate::config::{Config, RecordFormat, separator};
-use crate::engine::{AdmissionSettings, Brain, Engine, EngineSettings};
+use crate::engine::{AdmissionSettings, Brain, Decision, Engine, EngineSettings, Fate};
 use crate::features::FeatureSet;
 use crate::mistake::{Mistake, Mistakes};
 use crate::models::Model;
@@ -21,7 +21,7 @@ use crate::pipeline::processor::{Intake, Outcome, Processor, Step};
 use crate::policy::{Policy, Thresholds};
 use crate::sources::decode::{JsonDecoder, Mapping, Rates};
 use crate::sources::file::LineSource;
-use crate::transaction::{Currency, EventTime, Refusal, Schema};
+use crate::transaction::{Currency, EventTime, Refusal, Schema, TransactionRef};
 
 /// What is read, and how.
 #[derive(Debug, Args)]
@@ -53,6 +53,36 @@ pub(super) struct StreamArguments {
     /// Threads to decide with.
     #[arg(long, default_value_t = 1)]
     threads: usize,
+}
+
+/// The rows of a stream once its windows had time to fill: what models are trained on and compared over.
+pub(super) struct WarmRows {
+    /// Milliseconds.
+    warm_up: i64,
+    first: Option<EventTime>,
+    values: Vec<f64>,
+}
+
+impl WarmRows {
+    pub fn after(warm_up_days: u32) -> Self {
+        Self { warm_up: i64::from(warm_up_days) * 86_400_000, first: None, values: Vec::new() }
+    }
+
+    /// Tells `each` of the decided transactions of a batch, their features and decisions: not of late ones and
+    /// duplicates.
+    pub fn each(&mut self, step: &Step<'_>, mut each: impl FnMut(TransactionRef<'_>, &mut Vec<f64>, &Decision)) {
+        let mut decisions = step.batch.decisions.iter().enumerate();
+        for piece in &step.batch.pieces {
+            for (transaction, (row, decision)) in piece.transactions.iter().zip(decisions.by_ref()) {
+                let time = transaction.event_time();
+                let begin = *self.first.get_or_insert(time) + self.warm_up;
+                if decision.fate == Fate::Decided && time >= begin {
+                    step.batch.features.copy_rows(row..row + 1, &mut self.values);
+                    each(transaction, &mut self.values, decision);
+                }
+            }
+        }
+    }
 }
 
 /// What a run came to.

@@ -7,9 +7,8 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use hashbrown::HashSet;
 
-use super::stream::StreamArguments;
+use super::stream::{StreamArguments, WarmRows};
 use super::{Ended, print_json, read_text, say};
-use crate::engine::Fate;
 use crate::mistake::{Mistake, Mistakes};
 use crate::models::registry::Registry;
 use crate::models::train::{
@@ -88,22 +87,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Ended> {
         event_times: Vec::new(),
         cards: Vec::new(),
     };
-    let mut values = Vec::new();
-    let mut first = None;
+    let mut rows = WarmRows::after(arguments.warm_up_days);
     let totals = arguments.stream.run(&reading, |step| {
-        let mut decisions = step.batch.decisions.iter().enumerate();
-        for piece in &step.batch.pieces {
-            for (transaction, (row, decision)) in piece.transactions.iter().zip(decisions.by_ref()) {
-                let time = transaction.event_time();
-                let begin = *first.get_or_insert(time) + i64::from(arguments.warm_up_days) * DAY_MS;
-                if decision.fate == Fate::Decided && time >= begin {
-                    step.batch.features.copy_rows(row..row + 1, &mut values);
-                    data.rows.extend_from_slice(&values);
-                    data.labels.push(frauds.contains(transaction.id()));
-                    data.event_times.push(time);
-                }
-            }
-        }
+        rows.each(step, |transaction, values, _| {
+            data.rows.extend_from_slice(values);
+            data.labels.push(frauds.contains(transaction.id()));
+            data.event_times.push(transaction.event_time());
+        });
         Ok(())
     })?;
     let last = data.event_times.iter().copied().max().context("the stream is no longer than its warm-up")?;

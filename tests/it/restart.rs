@@ -28,6 +28,12 @@ fn undisturbed(payments: &[String], configuration: &str) -> BTreeMap<String, Val
     alerts(folder.path())
 }
 
+/// Verdict and score by transaction: what does not depend on where its records came from.
+fn told(alerts: BTreeMap<String, Value>) -> BTreeMap<String, (Value, Value)> {
+    let data = alerts.into_values().map(|mut alert| alert["data"].take());
+    data.map(|data| (data["transaction_id"].to_string(), (data["verdict"].clone(), data["score"].clone()))).collect()
+}
+
 #[test]
 fn killed_in_mid_stream_it_goes_on_where_it_was() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -90,11 +96,6 @@ fn what_http_acknowledged_survives_a_kill() {
     let (code, log) = service.stop();
     assert_eq!(code, Some(0), "{log}");
     // Positions differ from a file's; the verdicts and scores do not.
-    let told = |alerts: BTreeMap<String, Value>| -> BTreeMap<String, (Value, Value)> {
-        let data = alerts.into_values().map(|mut alert| alert["data"].take());
-        data.map(|data| (data["transaction_id"].to_string(), (data["verdict"].clone(), data["score"].clone())))
-            .collect()
-    };
     assert_eq!(told(alerts(folder.path())), told(undisturbed(&payments, FILE)));
 }
 
@@ -143,6 +144,7 @@ fn a_restart_from_a_snapshot_is_a_restart_from_the_journal_and_a_damaged_one_is_
             snapshot_of_all(&service);
         }
         let before = service.get(&format!("/v1/entities/account/{}", account(&part[0])));
+        assert_eq!(before.0, 200, "the account is known");
         service.kill();
         let newest = files().pop().expect("snapshots were taken");
         if turn % 2 == 1 {
@@ -161,11 +163,6 @@ fn a_restart_from_a_snapshot_is_a_restart_from_the_journal_and_a_damaged_one_is_
     }
     let (code, log) = service.stop();
     assert_eq!(code, Some(0), "{log}");
-    let told = |alerts: BTreeMap<String, Value>| -> BTreeMap<String, (Value, Value)> {
-        let data = alerts.into_values().map(|mut alert| alert["data"].take());
-        data.map(|data| (data["transaction_id"].to_string(), (data["verdict"].clone(), data["score"].clone())))
-            .collect()
-    };
     assert_eq!(told(alerts(folder.path())), told(undisturbed(&payments, FILE)));
 }
 
